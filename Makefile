@@ -1,0 +1,50 @@
+# The only doors: everything else is called by these.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES := server shard client protos tests scripts
+
+.PHONY: demo test test-long check protos up bench clean
+
+demo: $(VENV)/installed
+	$(BIN)/python -m vitrail.cli.demo $(if $(IMAGES),--images "$(IMAGES)")
+
+up: $(VENV)/installed
+	$(BIN)/vitrail up
+
+test: $(VENV)/installed-dev
+	$(BIN)/python -m pytest -m "not long"
+
+test-long: $(VENV)/installed-dev
+	$(BIN)/python -m pytest -m long
+
+check: $(VENV)/installed-dev
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/buf lint
+	$(BIN)/buf format --diff --exit-code
+	$(BIN)/python scripts/protos.py
+
+protos: $(VENV)/installed-dev
+	$(BIN)/buf format --write
+	$(BIN)/python scripts/protos.py --write
+
+bench: $(VENV)/installed-dev
+	$(BIN)/python -m tests.bench.main $(ARGS)
+
+# A virtual environment is current while pyproject.toml has not changed since it was filled.
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/installed: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/pip install --editable '.[all,demo]'
+	@touch $@
+
+$(VENV)/installed-dev: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/pip install --editable '.[dev]'
+	@touch $@ $(VENV)/installed
+
+clean:
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache
