@@ -15,6 +15,7 @@ This module knows protobuf but not grpc, so that domain code may import it.
 """
 
 from google.protobuf import any_pb2, duration_pb2
+from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 DOMAIN = "vitrail"
@@ -143,7 +144,7 @@ def from_status(status: status_pb2.Status) -> VitrailError:
     return kind(message, field=field, retry_after=retry_after)
 
 
-def _packed(message: any_pb2.Message) -> any_pb2.Any:
+def _packed(message: Message) -> any_pb2.Any:
     packed = any_pb2.Any()
     packed.Pack(message)
     return packed
