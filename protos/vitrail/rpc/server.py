@@ -60,9 +60,7 @@ class Server:
 
     async def set_serving(self, serving: bool) -> None:
         """Say to health checks whether this server wants traffic."""
-        status = (
-            health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
-        )
+        status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
         for name in ("", *self._names):
             await self._health.set(name, status)
 
@@ -90,9 +88,7 @@ class Boundary(grpc.aio.ServerInterceptor):
 
     def __init__(self, registry: CollectorRegistry) -> None:
         labels = ["grpc_type", "grpc_service", "grpc_method"]
-        self._started = Counter(
-            "grpc_server_started", "RPCs started on the server.", labels, registry=registry
-        )
+        self._started = Counter("grpc_server_started", "RPCs started on the server.", labels, registry=registry)
         self._handled = Counter(
             "grpc_server_handled",
             "RPCs completed on the server, whatever their status.",
@@ -129,9 +125,7 @@ class Boundary(grpc.aio.ServerInterceptor):
         )
         _, service, name = method.split("/")
         labels = (kind, service, name)
-        inner: Any = (
-            handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
-        )
+        inner: Any = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
 
         async def answer(request: Any, context: Context) -> Any:
             async with self._observed(labels, context):

@@ -1,0 +1,43 @@
+"""What a shard is told when it starts, checked before anything runs. The environment is read here and nowhere else."""
+
+from pathlib import Path
+from typing import Self
+
+from pydantic import Field, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from vitrail.rpc.slots import slot_range
+
+
+class Config(BaseSettings):
+    """Each field can come from the environment, as VITRAIL_INDEX and so on."""
+
+    model_config = SettingsConfigDict(env_prefix="VITRAIL_", frozen=True, extra="ignore")
+
+    index: int = Field(ge=0)
+    """Which shard this is, from 0."""
+    count: int = Field(ge=1, le=1024)
+    """How many shards there are."""
+    log: str
+    """Where the record log is served: a coordinator's host:port."""
+    data: Path
+    """Where partitions are kept. May be deleted at any time: they are built again from the log."""
+    host: str = "127.0.0.1"
+    port: int = Field(default=50061, ge=0, le=65535)
+    """0 takes a free one."""
+    metrics_port: int = Field(default=9091, ge=0, le=65535)
+    reuse_port: bool = False
+    """Whether another socket may hold the same port (`vitrail up` reserves it so)."""
+    drain_seconds: float = Field(default=10.0, gt=0)
+    log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")
+
+    @model_validator(mode="after")
+    def _index_below_count(self) -> Self:
+        if self.index >= self.count:
+            raise ValueError(f"shard {self.index} of {self.count}: the index must be below the count")
+        return self
+
+    @property
+    def slots(self) -> tuple[int, int]:
+        """The slots of this shard, from the first up to and without the second."""
+        return slot_range(self.index, self.count)

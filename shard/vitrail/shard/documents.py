@@ -1,0 +1,154 @@
+"""Documents: the id and the attributes of each row, on disk; and which row holds an id now.
+
+`documents` is the ids and attributes one after the other, `rows` one fixed entry a row that says where. Both are
+read through memory maps, so a row costs RAM only for its entry in `IdMap`.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from vitrail.shard.files import AppendFile
+
+ENTRY = np.dtype([("hash", "<u8"), ("offset", "<u8"), ("id_bytes", "<u4"), ("attribute_bytes", "<u4")])
+GONE = -1
+
+
+class Document(NamedTuple):
+    """What a row is besides its vector; `attributes` is a serialized Attributes."""
+
+    id: str
+    attributes: bytes
+
+
+class Documents:
+    """The documents of all rows, in the order of rows."""
+
+    def __init__(self, directory: Path, documents_size: int = 0, rows_size: int = 0) -> None:
+        self.documents = AppendFile(directory / "documents", documents_size)
+        self.rows = AppendFile(directory / "rows", rows_size)
+
+    def __len__(self) -> int:
+        return self.rows.size // ENTRY.itemsize
+
+    def append(self, documents: Sequence[Document]) -> None:
+        """Give the next rows their documents."""
+        entries: list[tuple[int, int, int, int]] = []
+        pieces: list[bytes] = []
+        offset = self.documents.size
+        for document in documents:
+            id_bytes = document.id.encode()
+            pieces += (id_bytes, document.attributes)
+            entries.append((hash_id(document.id), offset, len(id_bytes), len(document.attributes)))
+            offset += len(id_bytes) + len(document.attributes)
+        self.documents.append(b"".join(pieces))
+        self.rows.append(np.array(entries, ENTRY).tobytes())
+
+    def entries(self) -> NDArray[np.void]:
+        """One entry a row, of dtype ENTRY, without a copy."""
+        return self.rows.data().view(ENTRY)
+
+    def ids(self, rows: Sequence[int]) -> list[str]:
+        """The ids of rows."""
+        data, entries = self.documents.data(), self.entries()
+        ids = []
+        for row in rows:
+            _, offset, id_bytes, _ = entries[row].item()
+            ids.append(data[offset : offset + id_bytes].tobytes().decode())
+        return ids
+
+    def attributes(self, rows: Sequence[int]) -> list[bytes]:
+        """The attributes of rows, each a serialized Attributes."""
+        data, entries = self.documents.data(), self.entries()
+        attributes = []
+        for row in rows:
+            _, offset, id_bytes, attribute_bytes = entries[row].item()
+            start = offset + id_bytes
+            attributes.append(data[start : start + attribute_bytes].tobytes())
+        return attributes
+
+    def close(self) -> None:
+        self.documents.close()
+        self.rows.close()
+
+
+class IdMap:
+    """Which row holds an id now, at 12 bytes an id: a sorted array, and a dictionary of what changed since.
+
+    Ids are known by a 64-bit hash; the few that share one are kept by name, so that no id is ever taken for
+    another.
+    """
+
+    MERGE_AT = 65_536
+
+    def __init__(self, documents: Documents, live: NDArray[np.intp] | None = None) -> None:
+        """Over the documents of a partition, of which `live` rows hold ids."""
+        self._documents = documents
+        self._hashes = np.zeros(0, np.uint64)
+        self._rows = np.zeros(0, np.uint32)
+        self._recent: dict[int, int] = {}
+        self._collided: dict[str, int] = {}
+        if live is not None and len(live):
+            for part in np.array_split(live, max(1, len(live) // self.MERGE_AT)):
+                self._load(part)
+
+    def find(self, ids: Sequence[str]) -> list[int]:
+        """The row of each id, or -1."""
+        hashes = np.fromiter(map(hash_id, ids), np.uint64, len(ids))
+        found = self._lookup(hashes)
+        names = iter(self._documents.ids([row for row in found if row != GONE]))
+        rows = []
+        for id, row in zip(ids, found, strict=True):
+            matches = row != GONE and next(names) == id
+            rows.append(self._collided.get(id, row if matches else GONE))
+        return rows
+
+    def put(self, ids: Sequence[str], rows: Sequence[int]) -> None:
+        """Say that each id, known or new, is now held by a row; -1 forgets it."""
+        hashes = np.fromiter(map(hash_id, ids), np.uint64, len(ids))
+        holders = self._lookup(hashes)
+        names = iter(self._documents.ids([row for row in holders if row != GONE]))
+        for id, hash, holder, row in zip(ids, hashes.tolist(), holders, rows, strict=True):
+            taken_by_another = holder != GONE and next(names) != id
+            if taken_by_another or id in self._collided:
+                self._collided[id] = row
+            else:
+                self._recent[hash] = row
+        if len(self._recent) > max(self.MERGE_AT, len(self._rows) // 8):
+            self._merge()
+
+    def _load(self, rows: NDArray[np.intp]) -> None:
+        """Take rows that were written before; only hashes that meet twice need their ids read."""
+        self._hashes = np.concatenate([self._hashes, self._documents.entries()["hash"][rows]])
+        self._rows = np.concatenate([self._rows, rows.astype(np.uint32)])
+        order = np.argsort(self._hashes, kind="stable")
+        self._hashes, self._rows = self._hashes[order], self._rows[order]
+        twice = np.flatnonzero(self._hashes[1:] == self._hashes[:-1]) + 1
+        for row, id in zip(self._rows[twice].tolist(), self._documents.ids(self._rows[twice].tolist()), strict=True):
+            self._collided[id] = row
+        self._hashes, self._rows = np.delete(self._hashes, twice), np.delete(self._rows, twice)
+
+    def _lookup(self, hashes: NDArray[np.uint64]) -> list[int]:
+        if not len(self._hashes):
+            return [self._recent.get(hash, GONE) for hash in hashes.tolist()]
+        places = np.minimum(np.searchsorted(self._hashes, hashes), len(self._hashes) - 1)
+        sorted_rows = np.where(self._hashes[places] == hashes, self._rows[places].astype(np.int64), GONE)
+        return [self._recent.get(hash, row) for hash, row in zip(hashes.tolist(), sorted_rows.tolist(), strict=True)]
+
+    def _merge(self) -> None:
+        recent = np.fromiter(self._recent, np.uint64, len(self._recent))
+        rows = np.fromiter(self._recent.values(), np.int64, len(self._recent))
+        kept = ~np.isin(self._hashes, recent)
+        hashes = np.concatenate([self._hashes[kept], recent[rows != GONE]])
+        all_rows = np.concatenate([self._rows[kept], rows[rows != GONE].astype(np.uint32)])
+        order = np.argsort(hashes)
+        self._hashes, self._rows, self._recent = hashes[order], all_rows[order], {}
+
+
+def hash_id(id: str) -> int:
+    """xxh64 of the id's UTF-8 bytes."""
+    return xxhash.xxh64_intdigest(id.encode())

@@ -1,0 +1,86 @@
+"""Following the record log.
+
+The log sends the catalog, then for each collection rows and checkpoints, for ever. What has been applied counts up
+to the last checkpoint only: rows move forward in the log when they are written again, so the rows before it prove
+nothing. On any failure the stream is opened again from the checkpoints, and rows that come twice change nothing.
+"""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import Executor
+from functools import partial
+from typing import TypeVar
+
+import grpc
+import structlog
+
+from vitrail.shard import metrics
+from vitrail.shard.partitions import Partitions
+from vitrail.v1.log_pb2 import FollowRequest, FollowResponse
+from vitrail.v1.log_pb2_grpc import LogServiceStub
+
+log = structlog.get_logger()
+T = TypeVar("T")
+
+FIRST_DELAY = 0.1
+LONGEST_DELAY = 2.0
+
+
+class Follower:
+    """Keeps the partitions up to date. `ready` latches: once caught up, a shard answers while the log is away."""
+
+    def __init__(self, partitions: Partitions, channel: grpc.aio.Channel, writer: Executor) -> None:
+        self.ready = asyncio.Event()
+        self._partitions = partitions
+        self._stub = LogServiceStub(channel)
+        self._writer = writer
+        self._behind: set[int] | None = None
+
+    async def run(self) -> None:
+        """Follow until cancelled."""
+        delay = FIRST_DELAY
+        while True:
+            try:
+                async for event in self._stub.Follow(self._request()):
+                    delay = FIRST_DELAY
+                    metrics.LOG_CONNECTED.set(1)
+                    await self._take(event)
+            except grpc.aio.AioRpcError as error:
+                log.warning("cannot follow the log", why=error.details(), again_in=delay)
+            except OSError as error:  # a full disk: stay at the last checkpoint and try again
+                log.error("cannot apply rows of the log", why=str(error), again_in=delay)
+            metrics.LOG_CONNECTED.set(0)
+            await asyncio.sleep(delay)
+            delay = min(2 * delay, LONGEST_DELAY)
+
+    def _request(self) -> FollowRequest:
+        begin, end = self._partitions.slots
+        return FollowRequest(slot_begin=begin, slot_end=end, cursors=self._partitions.cursors())
+
+    async def _take(self, event: FollowResponse) -> None:
+        match event.WhichOneof("event"):
+            case "catalog":
+                await self._write(partial(self._partitions.take_catalog, event.catalog))
+                if self._behind is None:
+                    self._behind = {collection.uid for collection in event.catalog.collections}
+            case "rows":
+                if partition := self._partitions.get(event.rows.collection_uid):
+                    await self._write(partial(partition.apply, event.rows.rows))
+                    metrics.ROWS_APPLIED.inc(len(event.rows.rows))
+            case "checkpoint":
+                uid = event.checkpoint.collection_uid
+                if partition := self._partitions.get(uid):
+                    await self._write(partial(partition.checkpoint, event.checkpoint))
+                if self._behind is not None:
+                    self._behind.discard(uid)
+            case "reset":
+                if partition := self._partitions.get(event.reset.collection_uid):
+                    log.warning("the store does not know our place in its log", collection=partition.collection.name)
+                    await self._write(partition.reset)
+                    metrics.REBUILDS.inc()
+        if self._behind is not None and not self._behind & {p.collection.uid for p in self._partitions}:
+            self.ready.set()
+            metrics.READY.set(1)
+
+    async def _write(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._writer, work)

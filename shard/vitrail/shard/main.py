@@ -1,0 +1,79 @@
+"""A shard's life: start following, serve, drain, publish."""
+
+import asyncio
+import fcntl
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+import structlog
+
+from vitrail.rpc.channel import CLIENT_OPTIONS
+from vitrail.rpc.process import configure_logs, die_with_parent, serve_metrics
+from vitrail.rpc.server import Server, wait_for_signal
+from vitrail.shard.config import Config
+from vitrail.shard.follow import Follower
+from vitrail.shard.index import use_one_thread
+from vitrail.shard.life import Life
+from vitrail.shard.partitions import Partitions
+from vitrail.shard.service import ShardService
+from vitrail.v1.shard_pb2 import DESCRIPTOR
+from vitrail.v1.shard_pb2_grpc import add_ShardServiceServicer_to_server
+
+log = structlog.get_logger()
+SERVICE = DESCRIPTOR.services_by_name["ShardService"].full_name
+
+
+def run(config: Config) -> None:
+    """Run a shard until it is told to stop.
+
+    Raises:
+        OSError: The data directory or a port is taken.
+    """
+    die_with_parent()
+    configure_logs(f"shard-{config.index}", config.log_level)
+    use_one_thread()
+    asyncio.run(_serve(config))
+
+
+async def _serve(config: Config) -> None:
+    config.data.mkdir(parents=True, exist_ok=True)
+    with (config.data / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise OSError(f"another shard uses {config.data}") from error
+        with ThreadPoolExecutor(1, "writer") as writer:
+            async with grpc.aio.insecure_channel(config.log, options=CLIENT_OPTIONS) as channel:
+                await _serve_partitions(config, writer, channel)
+
+
+async def _serve_partitions(config: Config, writer: ThreadPoolExecutor, channel: grpc.aio.Channel) -> None:
+    partitions = Partitions(config.data, config.slots)
+    follower = Follower(partitions, channel, writer)
+    life = Life(partitions, writer)
+    metrics_port = serve_metrics(config.host, config.metrics_port)
+    server = Server(config.host, config.port, reuse_port=config.reuse_port)
+    service = ShardService(config, partitions, follower, metrics_port)
+    server.add(add_ShardServiceServicer_to_server, service, SERVICE)
+    await server.set_serving(False)
+    port = await server.start()
+    log.info("serving", address=f"{config.host}:{port}", slots=config.slots, metrics_port=metrics_port)
+    tasks = [asyncio.create_task(follower.run()), asyncio.create_task(life.run())]
+    tasks.append(asyncio.create_task(_serve_when_ready(server, follower)))
+    stopped = asyncio.create_task(wait_for_signal())
+    await asyncio.wait([stopped, *tasks[:2]], return_when=asyncio.FIRST_COMPLETED)
+    log.info("draining")
+    await server.drain(config.drain_seconds)
+    for task in tasks:
+        task.cancel()
+    failures = [error for error in await asyncio.gather(*tasks, return_exceptions=True) if isinstance(error, Exception)]
+    await life.publish_all()
+    partitions.close()
+    if failures:
+        raise failures[0]
+
+
+async def _serve_when_ready(server: Server, follower: Follower) -> None:
+    await follower.ready.wait()
+    log.info("caught up")
+    await server.set_serving(True)

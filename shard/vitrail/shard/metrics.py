@@ -1,0 +1,32 @@
+"""Every metric of the shard. The standard `grpc_server_*` ones stand in vitrail.rpc.server."""
+
+from prometheus_client import Counter, Gauge, Histogram
+
+SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
+SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+
+SEARCH_SECONDS = Histogram("vitrail_search_seconds", "Time in the index, a group of queries.", buckets=SECONDS)
+SEARCH_QUERIES = Histogram("vitrail_search_batch_queries", "Queries in one batch.", buckets=SIZES)
+EXPIRED = Counter("vitrail_search_expired", "Groups that nobody waited for any more.")
+
+ROWS_APPLIED = Counter("vitrail_rows_applied", "Rows of the log that were applied.")
+LOG_CONNECTED = Gauge("vitrail_log_connected", "1 while the log can be followed.")
+READY = Gauge("vitrail_ready", "1 once every partition has caught up.")
+
+RECORDS = Gauge("vitrail_partition_records", "Live records.", ["collection_uid"])
+TAIL = Gauge("vitrail_partition_tail_rows", "Rows that are searched exactly.", ["collection_uid"])
+SEQ = Gauge("vitrail_partition_applied_seq", "Applied up to here.", ["collection_uid"])
+TRAINED = Gauge("vitrail_partition_trained", "1 where there is a trained index.", ["collection_uid"])
+TRAINING = Gauge("vitrail_partition_training", "1 while an index is being trained.", ["collection_uid"])
+TRAININGS = Counter("vitrail_trainings", "Trainings that ended, by outcome.", ["outcome"])
+PUBLISH_SECONDS = Histogram("vitrail_publish_seconds", "Time to publish a partition.", buckets=(*SECONDS, 5, 10))
+REBUILDS = Counter("vitrail_partition_rebuilds", "Partitions that were deleted because they could not be used.")
+
+OF_PARTITION = (RECORDS, TAIL, SEQ, TRAINED, TRAINING)
+
+
+def forget(uid: int) -> None:
+    """Stop reporting a collection that is gone."""
+    for gauge in OF_PARTITION:
+        if (str(uid),) in gauge._metrics:
+            gauge.remove(uid)

@@ -1,0 +1,69 @@
+"""All partitions of this shard: one a collection in the catalog."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import structlog
+
+from vitrail.shard import metrics
+from vitrail.shard.partition import Partition
+from vitrail.v1.collection_pb2 import Collection
+from vitrail.v1.log_pb2 import Catalog, Cursor
+
+log = structlog.get_logger()
+
+
+class Partitions:
+    """The partitions by collection uid. Written by one thread, read by any."""
+
+    def __init__(self, directory: Path, slots: tuple[int, int]) -> None:
+        self.slots = slots
+        self.catalog_seq = 0
+        self._directory = directory
+        self._partitions: dict[int, Partition] = {}
+
+    def __iter__(self) -> Iterator[Partition]:
+        return iter(list(self._partitions.values()))
+
+    def get(self, uid: int) -> Partition | None:
+        return self._partitions.get(uid)
+
+    def collections(self) -> list[Collection]:
+        return [partition.collection for partition in self]
+
+    def cursors(self) -> list[Cursor]:
+        """Where each partition is in the log."""
+        return [partition.cursor for partition in self]
+
+    def take_catalog(self, catalog: Catalog) -> None:
+        """Open or start what the catalog names, drop what it does not."""
+        named = {collection.uid: collection for collection in catalog.collections}
+        for uid in self._partitions.keys() - named.keys():
+            self._partitions.pop(uid).drop()
+            metrics.forget(uid)
+            log.info("dropped a partition", collection_uid=uid)
+        for uid, collection in named.items():
+            if uid in self._partitions:
+                self._partitions[uid].collection = collection
+            else:
+                self._partitions[uid] = self._open(collection)
+        self.catalog_seq = catalog.seq
+        self._remove_unknown_directories()
+
+    def close(self) -> None:
+        for partition in self:
+            partition.close()
+
+    def _open(self, collection: Collection) -> Partition:
+        partition = Partition(self._directory / str(collection.uid), collection, self.slots)
+        if partition.rebuilt:
+            metrics.REBUILDS.inc()
+            log.warning("deleted a partition that cannot be used", collection=collection.name, why=partition.rebuilt)
+        log.info("opened a partition", collection=collection.name, records=partition.view.records)
+        return partition
+
+    def _remove_unknown_directories(self) -> None:
+        for path in self._directory.iterdir():
+            if path.is_dir() and path.name.isdigit() and int(path.name) not in self._partitions:
+                shutil.rmtree(path)
