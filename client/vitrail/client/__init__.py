@@ -1,0 +1,70 @@
+"""The SDK of Vitrail, an image search engine.
+
+from vitrail.client import Client, Record
+
+with Client("localhost:50051") as client:
+    client.create_collection("clothes")
+    client.upsert("clothes", [Record(id="a", image="a.jpg", attributes={"category": "hat"})])
+    result = client.search("clothes", image="query.jpg", top_k=10)
+"""
+
+from vitrail.client.client import Client
+from vitrail.client.models import (
+    Collection,
+    CollectionStats,
+    Coverage,
+    DeleteResult,
+    FileError,
+    Hit,
+    IndexInfo,
+    IndexReport,
+    ItemError,
+    PartitionStats,
+    Query,
+    Record,
+    SearchResult,
+    StoredRecord,
+    Timings,
+    UpsertResult,
+)
+from vitrail.rpc.errors import (
+    AlreadyExists,
+    DeadlineExceeded,
+    EmbeddingSpaceMismatch,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    ResourceExhausted,
+    Unavailable,
+    VitrailError,
+)
+
+__all__ = [
+    "AlreadyExists",
+    "AsyncClient",
+    "Client",
+    "Collection",
+    "CollectionStats",
+    "Coverage",
+    "DeadlineExceeded",
+    "DeleteResult",
+    "EmbeddingSpaceMismatch",
+    "FailedPrecondition",
+    "FileError",
+    "Hit",
+    "IndexInfo",
+    "IndexReport",
+    "InvalidArgument",
+    "ItemError",
+    "NotFound",
+    "PartitionStats",
+    "Query",
+    "Record",
+    "ResourceExhausted",
+    "SearchResult",
+    "StoredRecord",
+    "Timings",
+    "Unavailable",
+    "UpsertResult",
+    "VitrailError",
+]

@@ -1,0 +1,324 @@
+"""The client."""
+
+import os
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self, TypeVar
+
+import grpc
+from google.protobuf.message import Message
+
+from vitrail.client import operations, requests
+from vitrail.client.calls import Call, Done, Method, Operation, advance
+from vitrail.client.folder import index_folder
+from vitrail.client.images import ImageLike
+from vitrail.client.models import (
+    AttributeType,
+    BatchResults,
+    Collection,
+    CollectionStats,
+    DeleteResult,
+    Example,
+    Included,
+    IndexReport,
+    Metric,
+    Query,
+    Record,
+    SearchResult,
+    StoredRecord,
+    UpsertResult,
+)
+from vitrail.client.requests import SearchOptions
+from vitrail.client.retries import Retries
+from vitrail.client.transport import translate
+from vitrail.client.vectors import MatrixLike, VectorLike
+from vitrail.rpc.attributes import AttributeValue
+from vitrail.rpc.channel import CLIENT_OPTIONS
+from vitrail.rpc.deadline import Deadline
+from vitrail.rpc.errors import VitrailError
+
+T = TypeVar("T")
+
+
+class Client:
+    """A connection to a coordinator. It may be shared by threads; close it, or use it as a context.
+
+        with Client("localhost:50051") as client:
+            client.create_collection("clothes")
+            client.index("clothes", "photos/", progress=True)
+            result = client.search("clothes", image="query.jpg")
+
+    Methods raise the classes under `VitrailError`. What is wrong with single items of a batch is returned, never
+    raised.
+
+    Args:
+        address: "host:port" of the coordinator.
+        timeout: Seconds for each call that a method makes, its repetitions included. Methods that take much
+            at once (`upsert`, `delete`, `list`, `search_batch`, `index`) make as many calls as it needs.
+        retries: How often a call is repeated where the server is unreachable or asks for it.
+    """
+
+    def __init__(self, address: str, *, timeout: float = 30.0, retries: int = 4) -> None:
+        self.address = address
+        self._timeout = timeout
+        self._retries = Retries(retries)
+        self._channel = grpc.insecure_channel(address, options=CLIENT_OPTIONS)
+        self._stubs: dict[str, grpc.UnaryUnaryMultiCallable[Any, Any]] = {}
+
+    def close(self) -> None:
+        """Close the connection. Calls still in flight fail."""
+        self._channel.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def create_collection(
+        self,
+        name: str,
+        *,
+        embedder: str | None = None,
+        dimension: int | None = None,
+        metric: Metric = "cosine",
+        attributes: Mapping[str, AttributeType] | None = None,
+        train_at: int = 10_000,
+        thumbnails: bool = False,
+        exist_ok: bool = False,
+    ) -> Collection:
+        """Create a collection.
+
+        Args:
+            name: Unique among the collections there are.
+            embedder: What turns images into vectors. Where neither it nor `dimension` is given, the server's
+                default.
+            dimension: Of the vectors, for a collection whose callers bring vectors.
+            metric: How vectors compare.
+            attributes: Types by name. What is not declared is fixed by its first value.
+            train_at: Live records of one shard from which on its partition trains itself.
+            thumbnails: Keep a small JPEG of each image, to be returned with hits.
+            exist_ok: Return a collection of that name, whatever it is like, where there is one.
+
+        Raises:
+            AlreadyExists: There is one of that name.
+        """
+        request = requests.create_collection_request(
+            name, embedder, dimension, metric, attributes, train_at, thumbnails
+        )
+        return self._run(operations.create_collection(request, exist_ok))
+
+    def get_collection(self, name: str) -> Collection:
+        """Get the definition of a collection."""
+        return self._run(operations.get_collection(name))
+
+    def list_collections(self) -> Sequence[Collection]:
+        """Get the definitions of all collections."""
+        return self._run(operations.list_collections())
+
+    def update_collection(
+        self,
+        name: str,
+        *,
+        train_at: int | None = None,
+        thumbnails: bool | None = None,
+        attributes: Mapping[str, AttributeType] | None = None,
+    ) -> Collection:
+        """Change what is given; attributes are added to the schema."""
+        request = requests.update_collection_request(name, train_at, thumbnails, attributes)
+        return self._run(operations.update_collection(request))
+
+    def delete_collection(self, name: str) -> None:
+        """Delete a collection and all its records."""
+        self._run(operations.delete_collection(name))
+
+    def upsert(
+        self,
+        name: str,
+        records: Iterable[Record] | None = None,
+        *,
+        ids: Sequence[str] | None = None,
+        vectors: MatrixLike | None = None,
+        attributes: Sequence[Mapping[str, AttributeValue]] | None = None,
+        space: str | None = None,
+        timeout: float | None = None,
+    ) -> UpsertResult:
+        """Write records, or ids with their vectors; what has the same id is replaced.
+
+        They are sent in as many calls as their bytes need. An error that is raised may leave the records of earlier
+        calls written; to give all of them again is safe.
+
+        Args:
+            name: Of the collection.
+            records: Any number, taken as they are sent; a generator will do.
+            ids: For the rows of `vectors`: the faster way where there are many.
+            vectors: [n, d] of any numeric type.
+            attributes: For the rows of `vectors`, if any.
+            space: The embedding space the vectors were made in, to be refused where it is not the collection's.
+            timeout: Seconds for each call, instead of the client's.
+        """
+        return self._run(operations.upsert(name, records, ids, vectors, attributes, space), timeout)
+
+    def get(self, name: str, id: str, *, timeout: float | None = None) -> StoredRecord:
+        """Get one record, with its vector.
+
+        Raises:
+            NotFound: There is no such collection or record.
+        """
+        return self._run(operations.get(name, id), timeout)
+
+    def list(
+        self,
+        name: str,
+        *,
+        include: Iterable[Literal["vector", "thumbnail"]] = (),
+        timeout: float | None = None,
+    ) -> Iterator[StoredRecord]:
+        """Go through all records by id, ascending, a page at a time.
+
+        Args:
+            name: Of the collection.
+            include: "vector" and "thumbnail", which are not sent otherwise.
+            timeout: Seconds for each page, instead of the client's.
+        """
+        token, more = "", True
+        while more:
+            records, token = self._run(operations.list_page(name, token, include), timeout)
+            yield from records
+            more = bool(token)
+
+    def delete(self, name: str, ids: Iterable[str], *, timeout: float | None = None) -> DeleteResult:
+        """Delete records. Ids that do not exist are not an error."""
+        return self._run(operations.delete(name, ids), timeout)
+
+    def search(
+        self,
+        name: str,
+        *,
+        image: ImageLike | None = None,
+        vector: VectorLike | None = None,
+        like: str | None = None,
+        liked: Sequence[Example] = (),
+        disliked: Sequence[Example] = (),
+        top_k: int = 10,
+        nprobe: int | None = None,
+        rerank_factor: float | None = None,
+        exact: bool = False,
+        min_score: float | None = None,
+        min_coverage: float = 0.0,
+        include: Iterable[Included] = ("attributes", "uri"),
+        space: str | None = None,
+        timeout: float | None = None,
+    ) -> SearchResult:
+        """Find the records nearest to exactly one of: an image, a vector, a record, or examples.
+
+        Args:
+            name: Of the collection.
+            image: A path, bytes, a PIL image, an array [H, W, 3] or a tensor; see `ImageLike`.
+            vector: [d] of any numeric type.
+            like: The id of a record; it is left out of the hits itself.
+            liked: Examples to be near to: an id, an image (a `Path`, bytes, PIL, an array) or a vector each.
+            disliked: Examples to be away from.
+            top_k: How many hits, 1 to 1,000.
+            nprobe: Lists of the trained index to probe. Chosen by the partition where not given.
+            rerank_factor: Candidates that are compared exactly, as a multiple of `top_k`.
+            exact: Compare with every record.
+            min_score: Only hits that score at least this.
+            min_coverage: Raise `Unavailable` rather than answer from a smaller share of the records, 0 to 1.
+            include: What comes with each hit: "attributes", "uri", "vector", "thumbnail".
+            space: The embedding space the vector was made in, to be refused where it is not the collection's.
+            timeout: Seconds for the call, instead of the client's.
+        """
+        options = SearchOptions(top_k, nprobe, rerank_factor, exact, min_score, min_coverage, include)
+        query = Query(image, vector, like, liked, disliked)
+        return self._run(operations.search(name, query, options, space), timeout)
+
+    def search_batch(
+        self,
+        name: str,
+        queries: Iterable[Query] | None = None,
+        *,
+        images: Iterable[ImageLike] | None = None,
+        vectors: MatrixLike | None = None,
+        top_k: int = 10,
+        nprobe: int | None = None,
+        rerank_factor: float | None = None,
+        exact: bool = False,
+        min_score: float | None = None,
+        min_coverage: float = 0.0,
+        include: Iterable[Included] = ("attributes", "uri"),
+        space: str | None = None,
+        timeout: float | None = None,
+    ) -> BatchResults:
+        """Search with many queries at once: of any kind, or all images, or vectors [n, d].
+
+        Returns:
+            One a query, in order: a `SearchResult`, or an `ItemError` for a query that is wrong.
+        """
+        options = SearchOptions(top_k, nprobe, rerank_factor, exact, min_score, min_coverage, include)
+        return self._run(operations.search_batch(name, queries, images, vectors, options, space), timeout)
+
+    def index(
+        self, name: str, folder: str | os.PathLike[str], *, progress: bool = False, timeout: float | None = None
+    ) -> IndexReport:
+        """Write the image files of a folder, nested ones too, as records.
+
+        The id is the path below the folder, with "/" between its parts; the first folder of that path becomes
+        the attribute "category"; the uri is the file's ("file:///…"). Hidden files are left out. Files whose
+        content the collection already has under their id are skipped, so that a run which was interrupted
+        resumes. A file that cannot be read, or is refused, is listed in the report.
+
+        Args:
+            name: Of the collection, which must exist.
+            folder: Where the files are.
+            progress: Draw a bar on standard error.
+            timeout: Seconds for each call, instead of the client's.
+        """
+
+        def known() -> dict[str, bytes]:
+            return {record.id: record.content_hash for record in self.list(name, timeout=timeout)}
+
+        def send(records: Iterable[Record]) -> UpsertResult:
+            return self.upsert(name, records, timeout=timeout)
+
+        return index_folder(Path(folder), known, send, progress)
+
+    def stats(self, name: str) -> CollectionStats:
+        """See what the store and every shard hold of a collection."""
+        return self._run(operations.stats(name))
+
+    def _run(self, operation: Operation[T], timeout: float | None = None) -> T:
+        step = advance(operation, None)
+        while not isinstance(step, Done):
+            step = advance(operation, self._outcome(step, self._timeout if timeout is None else timeout))
+        return step.result
+
+    def _outcome(self, call: Call[Any], timeout: float) -> Message | VitrailError:
+        """Make a call, and repeat it as long as that may help."""
+        deadline = Deadline.after(timeout)
+        attempt = 0
+        while True:
+            try:
+                response: Message = self._stub(call.method)(call.request, timeout=deadline.remaining)
+            except grpc.RpcError as failure:
+                error = translate(failure, self.address)
+            else:
+                return response
+            pause = self._retries.pause(error, attempt, deadline.remaining)
+            if pause is None:
+                return error
+            time.sleep(pause)
+            attempt += 1
+
+    def _stub(self, method: Method[Any]) -> "grpc.UnaryUnaryMultiCallable[Any, Any]":
+        if method.path not in self._stubs:
+            self._stubs[method.path] = self._channel.unary_unary(
+                method.path,
+                request_serializer=Message.SerializeToString,
+                response_deserializer=method.response.FromString,
+            )
+        return self._stubs[method.path]

@@ -1,0 +1,346 @@
+"""What goes into the SDK and what comes out of it: plain frozen values."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vitrail.client.images import ImageLike
+from vitrail.client.vectors import VectorLike
+from vitrail.rpc.attributes import AttributeValue
+
+Metric: TypeAlias = Literal["cosine", "inner_product", "euclidean"]
+"""How two vectors compare. A score is larger for better in all; Euclidean: minus the squared distance."""
+
+AttributeType: TypeAlias = Literal["string", "integer", "float", "boolean", "timestamp", "strings"]
+
+Included: TypeAlias = Literal["attributes", "uri", "vector", "thumbnail"]
+"""What may come with each hit besides its id and score."""
+
+Example: TypeAlias = str | ImageLike | VectorLike
+"""An example for a search: a string is the id of a record, a `Path`, bytes, a PIL image or an array of two or
+three dimensions is an image, an array of one dimension is a vector."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Record:
+    """What is written: an id of the caller's own, and an image or a vector.
+
+    Without either, an existing record keeps its vector and changes only its attributes and uri.
+
+    Attributes:
+        id: 1 to 512 bytes of UTF-8.
+        image: A path, bytes, a PIL image, an array or a tensor; see `ImageLike`.
+        vector: [d] of any numeric type, for collections whose callers bring vectors.
+        attributes: They replace those of an earlier record of this id.
+        uri: Where the original is, for people and programs to find it.
+    """
+
+    id: str
+    image: ImageLike | None = None
+    vector: VectorLike | None = None
+    attributes: Mapping[str, AttributeValue] = field(default_factory=dict)
+    uri: str | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StoredRecord:
+    """What the store holds of a record.
+
+    Attributes:
+        id: The caller's own.
+        vector: [d] float32; None where it was not asked for.
+        attributes: By name.
+        uri: Where the original is, or None.
+        seq: Its place in the collection's log.
+        content_hash: SHA-256 of the encoded image; empty where a vector was given.
+        thumbnail: A small JPEG, where the collection keeps them and it was asked for.
+        updated: When it was last written, in UTC.
+    """
+
+    id: str
+    vector: NDArray[np.float32] | None
+    attributes: dict[str, AttributeValue]
+    uri: str | None
+    seq: int
+    content_hash: bytes
+    thumbnail: bytes | None
+    updated: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ItemError:
+    """What was wrong with one item of a batch. Its neighbours are not affected.
+
+    Attributes:
+        index: Position in what the caller gave, from 0.
+        id: The record's id, or empty for a query.
+        code: A gRPC status code (3 is INVALID_ARGUMENT), as `InvalidArgument.code`.
+        field: What of the item is wrong ("image", "vector"), or empty.
+        message: For people.
+    """
+
+    index: int
+    id: str
+    code: int
+    field: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class UpsertResult:
+    """What became of the records given to `upsert`.
+
+    Attributes:
+        seq: The collection's sequence number once they were written; 0 where none was.
+        errors: One for each record that was left out, in the order in which they were given.
+    """
+
+    seq: int
+    errors: tuple[ItemError, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteResult:
+    """What became of the ids given to `delete`.
+
+    Attributes:
+        seq: The collection's sequence number once they were deleted; 0 where none was.
+        deleted: How many existed.
+    """
+
+    seq: int
+    deleted: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Query:
+    """What to look for, for `search_batch`: exactly one of an image, a vector, `like`, or examples.
+
+    Attributes:
+        image: A path, bytes, a PIL image, an array or a tensor; see `ImageLike`.
+        vector: [d] of any numeric type.
+        like: The id of a record; it is left out of the hits itself.
+        liked: Examples to be near to, combined with `disliked` by Rocchio's formula.
+        disliked: Examples to be away from.
+    """
+
+    image: ImageLike | None = None
+    vector: VectorLike | None = None
+    like: str | None = None
+    liked: Sequence[Example] = ()
+    disliked: Sequence[Example] = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Hit:
+    """A record that was found.
+
+    Attributes:
+        id: The record's.
+        score: Larger is better. Cosine: -1 to 1. Euclidean: minus the squared distance.
+        attributes: By name; empty where they were not asked for.
+        uri: Where the original is, or None.
+        vector: [d] float32, where it was asked for.
+        thumbnail: A small JPEG, where it was asked for and the collection keeps them.
+    """
+
+    id: str
+    score: float
+    attributes: dict[str, AttributeValue]
+    uri: str | None = None
+    vector: NDArray[np.float32] | None = None
+    thumbnail: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """The share of shards and of live records that an answer really searched.
+
+    Attributes:
+        fraction: Records searched over the last known number of records, 0 to 1.
+        unreachable: Why shards did not answer, by their number.
+    """
+
+    shards_searched: int
+    shards_total: int
+    records_searched: int
+    records_total: int
+    fraction: float
+    unreachable: dict[int, str]
+
+
+@dataclass(frozen=True, slots=True)
+class IndexInfo:
+    """How an answer was found.
+
+    Attributes:
+        trained: Every shard that was asked searched a trained index.
+        exact: Every record was compared, on every shard.
+        nprobe: The largest number of lists that a shard probed; 0 where exact.
+        version: Changes with each trained index that a shard swaps in.
+        space: The embedding space of the collection.
+        seq: The smallest sequence number applied, over the shards that answered.
+    """
+
+    trained: bool
+    exact: bool
+    nprobe: int
+    version: str
+    space: str
+    seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Where the time went on the server, in seconds.
+
+    Attributes:
+        decode: Turning image bytes into pixels.
+        embed_wait: Waiting for the device.
+        embed: Turning pixels into a vector.
+        search_wait: Waiting for the batch before.
+        fanout: From asking the shards until the last one answered that was waited for.
+        shard: The longest time that a shard spent searching.
+        merge: Bringing the shards' hits together.
+        total: From arrival to answer.
+    """
+
+    decode: float
+    embed_wait: float
+    embed: float
+    search_wait: float
+    fanout: float
+    shard: float
+    merge: float
+    total: float
+
+
+@dataclass(frozen=True, slots=True)
+class SearchResult:
+    """The answer to one query.
+
+    Attributes:
+        hits: Best first: by score, then by id.
+        coverage: How much of the collection was searched.
+        index: How it was searched.
+        timings: How long that took.
+    """
+
+    hits: tuple[Hit, ...]
+    coverage: Coverage
+    index: IndexInfo
+    timings: Timings
+
+
+BatchResults: TypeAlias = list[SearchResult | ItemError]
+"""One a query, in order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Collection:
+    """A named set of records that share one embedding space, one metric and one schema.
+
+    Attributes:
+        name: Unique among the collections there are.
+        uid: Immutable and never reused.
+        dimension: Of its vectors.
+        metric: How its vectors compare.
+        embedder: What turns images into vectors; empty where callers bring vectors.
+        space: The embedder's fingerprint; empty where callers bring vectors.
+        attributes: The type of each attribute, declared or fixed by its first value.
+        train_at: Live records of one shard from which on its partition trains itself.
+        thumbnails: Whether a small JPEG of each image is kept.
+        created: In UTC.
+    """
+
+    name: str
+    uid: int
+    dimension: int
+    metric: Metric
+    embedder: str
+    space: str
+    attributes: dict[str, AttributeType]
+    train_at: int
+    thumbnails: bool
+    created: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionStats:
+    """What one shard holds of a collection.
+
+    Attributes:
+        shard: Its number, from 0.
+        address: Where the shard is reached.
+        metrics_address: Where its metrics are served.
+        reachable: False where it does not answer; the figures are then the last known ones.
+        state: "exact", "training" (exact until that ends), or "trained".
+        records: Live records, in main and tail together.
+        tail: Rows searched exactly, since they are not yet in the trained index.
+        seq: The log is applied up to here.
+        busy: What runs in the background ("training"), or empty.
+        version: Changes with each trained index that is swapped in.
+        recipe: The trained index in FAISS's factory language, or "Flat".
+        nprobe: Lists probed by default; 0 where exact.
+    """
+
+    shard: int
+    address: str
+    metrics_address: str
+    reachable: bool
+    state: str
+    records: int
+    tail: int
+    seq: int
+    busy: str
+    version: str
+    recipe: str
+    nprobe: int
+
+
+@dataclass(frozen=True, slots=True)
+class CollectionStats:
+    """What the store and every shard hold of a collection.
+
+    Attributes:
+        collection: Its definition.
+        records: Live records in the store.
+        seq: The last sequence number of its log.
+        partitions: One a shard that the coordinator knows, reachable or not.
+    """
+
+    collection: Collection
+    records: int
+    seq: int
+    partitions: tuple[PartitionStats, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FileError:
+    """A file that `index` could not read, or that the server refused."""
+
+    path: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class IndexReport:
+    """What became of a folder given to `index`.
+
+    Attributes:
+        indexed: Files written as records.
+        skipped: Files that the collection already had, with the same content.
+        failed: Files that are not in the collection, and why.
+        seconds: From start to end.
+        seq: The collection's sequence number after the last write; 0 where nothing was written.
+    """
+
+    indexed: int
+    skipped: int
+    failed: tuple[FileError, ...]
+    seconds: float
+    seq: int

@@ -1,0 +1,27 @@
+"""The one place where gRPC's errors become ours."""
+
+from typing import Any
+
+import grpc
+from google.rpc import status_pb2
+
+from vitrail.rpc.channel import STATUS_DETAILS
+from vitrail.rpc.errors import Unavailable, VitrailError, from_status
+
+
+def translate(error: Any, address: str) -> VitrailError:
+    """Read the error of a call: its details where the server sent them, else its code.
+
+    Args:
+        error: A `grpc.RpcError` of a call, or a `grpc.aio.AioRpcError`. Their stubs share no such type.
+        address: For the message, where nobody answered.
+    """
+    for key, value in error.trailing_metadata() or ():
+        if key == STATUS_DETAILS:
+            return from_status(status_pb2.Status.FromString(value))
+    code: grpc.StatusCode = error.code()
+    message = error.details() or code.name
+    failure = from_status(status_pb2.Status(code=code.value[0], message=message))
+    if isinstance(failure, Unavailable):
+        return Unavailable(f"{address} does not answer: {message}")
+    return failure
