@@ -8,6 +8,7 @@ with Client("localhost:50051") as client:
     result = client.search("clothes", image="query.jpg", top_k=10)
 """
 
+from vitrail.client.async_client import AsyncClient
 from vitrail.client.client import Client
 from vitrail.client.models import (
     Collection,

@@ -32,7 +32,7 @@ from vitrail.client.models import (
 )
 from vitrail.client.requests import SearchOptions
 from vitrail.client.retries import Retries
-from vitrail.client.transport import translate
+from vitrail.client.transport import serialize, translate
 from vitrail.client.vectors import MatrixLike, VectorLike
 from vitrail.rpc.attributes import AttributeValue
 from vitrail.rpc.channel import CLIENT_OPTIONS
@@ -292,9 +292,10 @@ class Client:
         return self._run(operations.stats(name))
 
     def _run(self, operation: Operation[T], timeout: float | None = None) -> T:
+        each = self._timeout if timeout is None else timeout
         step = advance(operation, None)
         while not isinstance(step, Done):
-            step = advance(operation, self._outcome(step, self._timeout if timeout is None else timeout))
+            step = advance(operation, self._outcome(step, each))
         return step.result
 
     def _outcome(self, call: Call[Any], timeout: float) -> Message | VitrailError:
@@ -318,7 +319,7 @@ class Client:
         if method.path not in self._stubs:
             self._stubs[method.path] = self._channel.unary_unary(
                 method.path,
-                request_serializer=Message.SerializeToString,
+                request_serializer=serialize,
                 response_deserializer=method.response.FromString,
             )
         return self._stubs[method.path]

@@ -1,12 +1,17 @@
-"""The one place where gRPC's errors become ours."""
+"""What both clients need of gRPC: messages as bytes, and the one place where its errors become ours."""
 
 from typing import Any
 
 import grpc
+from google.protobuf.message import Message
 from google.rpc import status_pb2
 
 from vitrail.rpc.channel import STATUS_DETAILS
 from vitrail.rpc.errors import Unavailable, VitrailError, from_status
+
+
+def serialize(message: Message) -> bytes:
+    return message.SerializeToString()
 
 
 def translate(error: Any, address: str) -> VitrailError:
