@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from vitrail.client.batches import batches
@@ -38,18 +38,19 @@ class File:
     content_hash: bytes
 
 
-@dataclass(slots=True)
 class Tally:
-    """What became of the files so far."""
+    """What became of the files so far, and who is told of it."""
 
-    indexed: int = 0
-    skipped: int = 0
-    failed: list[FileError] = field(default_factory=list)
-    seq: int = 0
+    def __init__(self, shown: Callable[[int], None]) -> None:
+        self.indexed = self.skipped = self.seq = 0
+        self.failed: list[FileError] = []
+        self._shown = shown
 
-    @property
-    def done(self) -> int:
-        return self.indexed + self.skipped + len(self.failed)
+    def add(self, *, indexed: int = 0, skipped: int = 0, failed: Iterable[FileError] = ()) -> None:
+        self.indexed += indexed
+        self.skipped += skipped
+        self.failed += failed
+        self._shown(self.indexed + self.skipped + len(self.failed))
 
     def report(self, seconds: float) -> IndexReport:
         failed = sorted(self.failed, key=lambda error: error.path)
@@ -72,11 +73,12 @@ def index_folder(folder: Path, known: Callable[[], dict[str, bytes]], send: Send
     if not folder.is_dir():
         raise InvalidArgument(f"{folder} is not a folder", field="folder")
     hashes = known()
-    paths, failed = scan(folder)
-    tally = Tally(failed=failed)
+    paths, unread = scan(folder)
     with ExitStack() as stack:
-        shown = stack.enter_context(_bar(len(paths) + len(failed))) if progress else _nothing
+        shown = stack.enter_context(_bar(len(paths) + len(unread))) if progress else _nothing
         readers, senders = _pool(stack, READERS), _pool(stack, CALLS_IN_FLIGHT)
+        tally = Tally(shown)
+        tally.add(failed=unread)
         in_flight: deque[tuple[list[File], Future[UpsertResult]]] = deque()
         files = fresh(folder, read_ahead(readers, paths), hashes, tally)
         for batch in batches(files, _size, max_items=FILES_PER_CALL, max_bytes=BYTES_PER_CALL):
@@ -84,10 +86,8 @@ def index_folder(folder: Path, known: Callable[[], dict[str, bytes]], send: Send
                 settle(tally, *in_flight.popleft())
             records = [record_of(folder, file) for file in batch]
             in_flight.append((batch, senders.submit(send, records)))
-            shown(tally.done)
         while in_flight:
             settle(tally, *in_flight.popleft())
-            shown(tally.done)
     return tally.report(time.monotonic() - started)
 
 
@@ -128,9 +128,9 @@ def fresh(folder: Path, files: Iterable[File | FileError], hashes: dict[str, byt
     """The files that must be sent; the others are counted."""
     for file in files:
         if isinstance(file, FileError):
-            tally.failed.append(file)
+            tally.add(failed=[file])
         elif hashes.get(id_of(folder, file.path)) == file.content_hash:
-            tally.skipped += 1
+            tally.add(skipped=1)
         else:
             yield file
 
@@ -139,8 +139,8 @@ def settle(tally: Tally, batch: list[File], call: Future[UpsertResult]) -> None:
     """Wait for a call, and count what became of its files."""
     result = call.result()
     tally.seq = max(tally.seq, result.seq)
-    tally.indexed += len(batch) - len(result.errors)
-    tally.failed += [FileError(shown_path(batch[error.index].path), error.message) for error in result.errors]
+    failed = [FileError(shown_path(batch[error.index].path), error.message) for error in result.errors]
+    tally.add(indexed=len(batch) - len(failed), failed=failed)
 
 
 def record_of(folder: Path, file: File) -> Record:

@@ -1,0 +1,23 @@
+"""The command `vitrail`."""
+
+import typer
+
+from vitrail.cli import catalog
+from vitrail.cli.index import index
+from vitrail.cli.search import search
+from vitrail.cli.stats import stats
+
+app = typer.Typer(
+    help="An image search engine: photos in, the most similar photos out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+# Commands of a client.
+app.command()(index)
+app.command()(search)
+app.command()(stats)
+app.add_typer(catalog.app, name="collections")
+
+# Commands that run processes of the cluster (`up`, `server`, `shard`): these import their extras when they run.
