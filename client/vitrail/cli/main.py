@@ -4,8 +4,10 @@ import typer
 
 from vitrail.cli import catalog
 from vitrail.cli.index import index
+from vitrail.cli.processes import server, shard
 from vitrail.cli.search import search
 from vitrail.cli.stats import stats
+from vitrail.cli.up import up
 
 app = typer.Typer(
     help="An image search engine: photos in, the most similar photos out.",
@@ -21,3 +23,9 @@ app.command()(stats)
 app.add_typer(catalog.app, name="collections")
 
 # Commands that run processes of the cluster (`up`, `server`, `shard`): these import their extras when they run.
+app.command()(up)
+app.command()(server)
+app.command()(shard)
+
+if __name__ == "__main__":
+    app()

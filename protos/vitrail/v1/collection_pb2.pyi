@@ -331,10 +331,13 @@ class GetCollectionStatsResponse(google.protobuf.message.Message):
     RECORDS_FIELD_NUMBER: builtins.int
     SEQ_FIELD_NUMBER: builtins.int
     PARTITIONS_FIELD_NUMBER: builtins.int
+    METRICS_ADDRESS_FIELD_NUMBER: builtins.int
     records: builtins.int
     """Live records in the store."""
     seq: builtins.int
     """The last sequence number of the collection's log."""
+    metrics_address: builtins.str
+    """Where the metrics of the coordinator that answers are."""
     @property
     def collection(self) -> Global___Collection: ...
     @property
@@ -348,9 +351,10 @@ class GetCollectionStatsResponse(google.protobuf.message.Message):
         records: builtins.int = ...,
         seq: builtins.int = ...,
         partitions: collections.abc.Iterable[Global___PartitionStats] | None = ...,
+        metrics_address: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["collection", b"collection"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["collection", b"collection", "partitions", b"partitions", "records", b"records", "seq", b"seq"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["collection", b"collection", "metrics_address", b"metrics_address", "partitions", b"partitions", "records", b"records", "seq", b"seq"]) -> None: ...
 
 Global___GetCollectionStatsResponse: typing_extensions.TypeAlias = GetCollectionStatsResponse
 

@@ -1,0 +1,215 @@
+"""The processes of a cluster on one machine: started, watched, started again when they die, ended with this one.
+
+Ports are reserved first: this process binds each one and keeps it, without listening, and the children share it
+(SO_REUSEPORT). So they know each other's addresses before they start, nobody takes a port in between, and a child
+that is started again finds its own.
+"""
+
+import asyncio
+import socket
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from vitrail.rpc.process import child_environment
+from vitrail.rpc.server import wait_for_signal
+
+START_SECONDS = 300.0
+STOP_SECONDS = 20.0
+RESTART_SECONDS = 1.0
+LAST_LINES = 20
+
+
+class StartFailed(Exception):
+    """A process ended before the cluster was ready."""
+
+
+class Cluster:
+    """A coordinator and its shards on this machine."""
+
+    def __init__(self, *, data: Path, host: str, port: int, metrics_port: int, shards: int) -> None:
+        """Reserve the ports.
+
+        Raises:
+            OSError: One is taken.
+        """
+        self._data = data
+        self._host = host
+        # What binds the ports must live as long as the cluster.
+        self._reserved = [_reserve(host, wanted) for wanted in (port, *[0] * shards)]
+        self._addresses = [f"{host}:{held.getsockname()[1]}" for held in self._reserved]
+        self._children = [self._coordinator(metrics_port)]
+        for index in range(shards):
+            self._children.append(self._shard(index, shards, metrics_port + 1 + index if metrics_port else 0))
+
+    async def run(self, on_ready: Callable[[str], None]) -> None:
+        """Run until a signal comes, then stop every process.
+
+        Raises:
+            StartFailed: A process ended before all of them were ready.
+        """
+        stopped = asyncio.create_task(wait_for_signal())
+        ready = asyncio.create_task(self._start())
+        try:
+            await asyncio.wait([stopped, ready], return_when=asyncio.FIRST_COMPLETED)
+            if not stopped.done():
+                ready.result()
+                on_ready(self._addresses[0])
+                await stopped
+        finally:
+            ready.cancel()
+            await self._stop()
+
+    async def _start(self) -> None:
+        for child in self._children:
+            await child.start()
+        waits = [asyncio.create_task(_serving(address)) for address in self._addresses]
+        exits = [asyncio.create_task(child.wait()) for child in self._children]
+        try:
+            async with asyncio.timeout(START_SECONDS):
+                everyone = asyncio.gather(*waits)
+                some: list[asyncio.Future[Any]] = [everyone, *exits]
+                await asyncio.wait(some, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (*waits, *exits):
+                task.cancel()
+        for child in self._children:
+            if child.exited:
+                raise StartFailed(f"{child.name} ended: {child.last_lines()}")
+        for child in self._children:
+            child.keep_alive()
+
+    async def _stop(self) -> None:
+        """The coordinator first, so that no query meets a shard that is gone; the shards then publish."""
+        await self._children[0].stop()
+        await asyncio.gather(*(child.stop() for child in self._children[1:]))
+        for held in self._reserved:
+            held.close()
+
+    def _coordinator(self, metrics_port: int) -> "Child":
+        options = {"data": self._data / "store", "shards": ",".join(self._addresses[1:])}
+        return self._child("coordinator", "server", self._addresses[0], metrics_port, options)
+
+    def _shard(self, index: int, count: int, metrics_port: int) -> "Child":
+        directory = self._data / "shards" / f"{index}-of-{count}"
+        options = {"index": index, "count": count, "log": self._addresses[0], "data": directory}
+        return self._child(f"shard-{index}", "shard", self._addresses[1 + index], metrics_port, options)
+
+    def _child(self, name: str, command: str, address: str, metrics_port: int, options: dict[str, object]) -> "Child":
+        host, _, port = address.rpartition(":")
+        options |= {"host": host, "port": port, "metrics-port": metrics_port}
+        arguments = [word for key, value in options.items() for word in (f"--{key}", str(value))]
+        program = [sys.executable, "-m", "vitrail.cli.main", command, *arguments, "--reuse-port"]
+        return Child(name, program, self._data / "logs" / f"{name}.log")
+
+
+class Child:
+    """One process, with its log."""
+
+    def __init__(self, name: str, program: Sequence[str], log: Path) -> None:
+        self.name = name
+        self._program = program
+        self._log = log
+        self._last: deque[str] = deque(maxlen=LAST_LINES)
+        self._process: asyncio.subprocess.Process | None = None
+        self._copying: asyncio.Task[None] | None = None
+        self._keeping: asyncio.Task[None] | None = None
+
+    @property
+    def exited(self) -> bool:
+        return self._process is not None and self._process.returncode is not None
+
+    def last_lines(self) -> str:
+        return " | ".join(self._last) or "it said nothing"
+
+    async def start(self) -> None:
+        self._log.parent.mkdir(parents=True, exist_ok=True)
+        self._process = await asyncio.create_subprocess_exec(
+            *self._program,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
+            env=child_environment(),
+        )
+        self._copying = asyncio.create_task(self._copy_log(self._process))
+
+    async def wait(self) -> None:
+        """Wait until it has ended and its log is written."""
+        if self._process is not None and self._copying is not None:
+            await self._process.wait()
+            await self._copying
+
+    def keep_alive(self) -> None:
+        """From now on, start it again whenever it ends."""
+        self._keeping = asyncio.create_task(self._keep_alive())
+
+    async def stop(self) -> None:
+        """Ask it to end, and make it end when it takes too long."""
+        if self._keeping is not None:
+            self._keeping.cancel()
+        if self._process is None or self.exited:
+            return
+        self._process.terminate()
+        try:
+            async with asyncio.timeout(STOP_SECONDS):
+                await self.wait()
+        except TimeoutError:
+            self._process.kill()
+            await self.wait()
+
+    async def _keep_alive(self) -> None:
+        while True:
+            await self.wait()
+            code = self._process.returncode if self._process else None
+            print(f"{self.name} ended with {code}; starting it again", file=sys.stderr, flush=True)
+            await asyncio.sleep(RESTART_SECONDS)
+            await self.start()
+
+    async def _copy_log(self, process: asyncio.subprocess.Process) -> None:
+        """Copy its standard error to the log file and to ours."""
+        if process.stderr is None:
+            return
+        with self._log.open("ab") as file:
+            while line := await process.stderr.readline():
+                file.write(line)
+                file.flush()
+                self._last.append(line.decode(errors="replace").strip())
+                sys.stderr.buffer.write(line)
+                sys.stderr.buffer.flush()
+
+
+async def _serving(address: str) -> None:
+    """Wait until a server says that it serves."""
+    async with grpc.aio.insecure_channel(address) as channel:
+        health = health_pb2_grpc.HealthStub(channel)
+        while True:
+            began = time.monotonic()
+            try:
+                response = await health.Check(health_pb2.HealthCheckRequest(), timeout=1.0, wait_for_ready=True)
+                if response.status == health_pb2.HealthCheckResponse.SERVING:
+                    return
+            except grpc.aio.AioRpcError:
+                pass  # not there yet; asked again below
+            await asyncio.sleep(max(0.0, 0.05 - (time.monotonic() - began)))
+
+
+def _reserve(host: str, port: int) -> socket.socket:
+    """Hold a port that only those who ask to share it can listen on."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    if port:
+        with socket.socket(family) as probe:  # without SO_REUSEPORT: fails where anyone has the port
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, port))
+            except OSError as error:
+                raise OSError(f"port {port} on {host} is taken: {error.strerror}") from error
+    held = socket.socket(family)
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    held.bind((host, port))
+    return held

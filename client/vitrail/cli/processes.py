@@ -1,0 +1,70 @@
+"""`vitrail server` and `vitrail shard`: one process of a cluster each."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from vitrail.cli.common import fail
+from vitrail.rpc.errors import VitrailError
+
+SINGLE_THREADED = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+"""One process a core, one thread a process: left alone, BLAS and OpenMP start one a core in each of them."""
+
+Host = Annotated[str, typer.Option(help="The address to listen on.")]
+Port = Annotated[int, typer.Option(help="The port to listen on; 0 takes a free one.", min=0, max=65535)]
+MetricsPort = Annotated[int, typer.Option(help="Where to serve Prometheus metrics; 0 takes a free port.", min=0)]
+ReusePort = Annotated[bool, typer.Option(hidden=True)]
+
+
+def server(
+    data: Annotated[Path, typer.Option(help="The directory of the store.")],
+    shards: Annotated[str, typer.Option(help="host:port of each shard in the order of their index, with commas.")],
+    host: Host = "127.0.0.1",
+    port: Port = 50051,
+    metrics_port: MetricsPort = 9090,
+    reuse_port: ReusePort = False,
+) -> None:
+    """Run a coordinator. Further settings come from the environment (VITRAIL_…)."""
+    os.environ.update(SINGLE_THREADED)  # before anything loads BLAS; torch gets its threads by itself
+    try:
+        from vitrail.server.config import Config
+        from vitrail.server.main import run
+    except ImportError as error:
+        _needs("server", error)
+    options = {"data": data, "shards": shards, "host": host, "port": port}
+    _run(Config, run, **options, metrics_port=metrics_port, reuse_port=reuse_port)
+
+
+def shard(
+    index: Annotated[int, typer.Option(help="Which shard this is, from 0.")],
+    count: Annotated[int, typer.Option(help="How many shards there are.")],
+    log: Annotated[str, typer.Option(help="host:port of a coordinator, whose record log is followed.")],
+    data: Annotated[Path, typer.Option(help="Where partitions are kept; may be deleted at any time.")],
+    host: Host = "127.0.0.1",
+    port: Port = 50061,
+    metrics_port: MetricsPort = 9091,
+    reuse_port: ReusePort = False,
+) -> None:
+    """Run a shard. Further settings come from the environment (VITRAIL_…)."""
+    os.environ.update(SINGLE_THREADED)
+    try:
+        from vitrail.shard.config import Config
+        from vitrail.shard.main import run
+    except ImportError as error:
+        _needs("shard", error)
+    options = {"index": index, "count": count, "log": log, "data": data, "host": host, "port": port}
+    _run(Config, run, **options, metrics_port=metrics_port, reuse_port=reuse_port)
+
+
+def _run(config: Callable[..., Any], run: Callable[[Any], None], **options: Any) -> None:
+    try:
+        run(config(**options))
+    except (ValueError, OSError, VitrailError) as error:
+        fail(str(error))
+
+
+def _needs(extra: str, error: ImportError) -> NoReturn:
+    fail(f"this needs more packages ({error.name} is missing): pip install 'vitrail[{extra}]'")

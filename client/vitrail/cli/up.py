@@ -1,0 +1,40 @@
+"""`vitrail up`: a whole cluster on this machine, one process a part, until it is told to stop."""
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vitrail.cli.common import fail
+from vitrail.cli.processes import SINGLE_THREADED
+
+
+def up(
+    shards: Annotated[int, typer.Option(help="How many shards, each one process.", min=1, max=64)] = 2,
+    replicas: Annotated[int, typer.Option(help="Processes for each shard; one until replicas come.", min=1, max=1)] = 1,
+    data: Annotated[Path, typer.Option(help="Where everything is kept.")] = Path("vitrail-data"),
+    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="The coordinator's port; 0 takes a free one.", min=0, max=65535)] = 50051,
+    metrics_port: Annotated[
+        int, typer.Option(help="The coordinator's metrics; shard k has this + 1 + k. 0 takes free ports.", min=0)
+    ] = 9090,
+) -> None:
+    """Run a coordinator and its shards; prints `ready HOST:PORT` once they serve what the store holds."""
+    os.environ.update(SINGLE_THREADED)
+    try:
+        from vitrail.cli.cluster import Cluster, StartFailed
+    except ImportError as error:
+        fail(f"this needs more packages ({error.name} is missing): pip install 'vitrail[all]'")
+    try:
+        cluster = Cluster(data=data, host=host, port=port, metrics_port=metrics_port, shards=shards)
+        asyncio.run(cluster.run(on_ready=_say_ready))
+    except (StartFailed, OSError) as error:
+        fail(str(error))
+
+
+def _say_ready(address: str) -> None:
+    sys.stdout.write(f"ready {address}\n")
+    sys.stdout.flush()

@@ -1,0 +1,1 @@
+"""The coordinator: embeds, plans, fans out, merges, writes records to the store, serves the log."""

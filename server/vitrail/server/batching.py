@@ -1,0 +1,138 @@
+"""Batching without waiting for a batch to fill.
+
+Whoever owns a scarce thing (the device, the shards, the store's writer) takes all that waits the moment it is free.
+So a lone request is a batch of one at once, and under load batches grow by themselves.
+
+One task owns each queue. Callers who left, and callers whose time is over, are skipped before any work is done for
+them. A full queue refuses at once, saying when to come again.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from vitrail.rpc.deadline import Deadline
+from vitrail.rpc.errors import DeadlineExceeded, ResourceExhausted
+from vitrail.server import metrics
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclass(slots=True, eq=False)
+class Ticket(Generic[T, R]):
+    """One caller's place in a queue; `future` carries the answer back."""
+
+    item: T
+    size: int
+    deadline: Deadline
+    future: asyncio.Future[R]
+    queued: float = field(default_factory=time.monotonic)
+
+    def answer(self, result: R) -> None:
+        if not self.future.done():
+            self.future.set_result(result)
+
+    def fail(self, error: BaseException) -> None:
+        if not self.future.done():
+            self.future.set_exception(error)
+
+
+def take_batch(waiting: deque[Ticket[T, R]], limit: int, now: float) -> tuple[list[Ticket[T, R]], list[Ticket[T, R]]]:
+    """Take from the front of `waiting` what makes one batch.
+
+    Returns:
+        The batch, of total size at most `limit` (but never empty while somebody waits: one that is larger goes
+        alone), and those who were skipped because they left or their time is over.
+    """
+    batch: list[Ticket[T, R]] = []
+    skipped: list[Ticket[T, R]] = []
+    size = 0
+    while waiting:
+        ticket = waiting[0]
+        if ticket.future.done() or ticket.deadline.at <= now:
+            skipped.append(waiting.popleft())
+            continue
+        if batch and size + ticket.size > limit:
+            break
+        batch.append(waiting.popleft())
+        size += ticket.size
+    return batch, skipped
+
+
+class Batcher(Generic[T, R]):
+    """A queue, and the one task that empties it.
+
+    Args:
+        name: As it stands in metrics and errors.
+        process: Answers or fails every ticket of a batch. The next batch starts when it returns.
+        limit: The largest total size of a batch.
+        capacity: The largest total size that may wait.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        process: Callable[[Sequence[Ticket[T, R]]], Awaitable[None]],
+        *,
+        limit: int,
+        capacity: int,
+    ) -> None:
+        self._name = name
+        self._process = process
+        self._limit = limit
+        self._capacity = capacity
+        self._waiting: deque[Ticket[T, R]] = deque()
+        self._size = 0
+        self._arrived = asyncio.Event()
+        self._batch_seconds = 0.05
+        self._depth = metrics.QUEUE_DEPTH.labels(name)
+        self._sizes = metrics.BATCH_SIZE.labels(name)
+
+    async def submit(self, item: T, deadline: Deadline, size: int = 1) -> R:
+        """Wait for the answer to one item.
+
+        Raises:
+            ResourceExhausted: Too much waits already.
+            DeadlineExceeded: The time is over; whatever was not begun by then never will be.
+        """
+        if self._waiting and self._size + size > self._capacity:
+            metrics.REFUSED.labels(self._name).inc()
+            batches = 1 + self._size / self._limit
+            raise ResourceExhausted(f"the {self._name} queue is full", retry_after=batches * self._batch_seconds)
+        loop = asyncio.get_running_loop()
+        ticket: Ticket[T, R] = Ticket(item, size, deadline, loop.create_future())
+        self._waiting.append(ticket)
+        self._size += size
+        self._depth.set(self._size)
+        self._arrived.set()
+        try:
+            async with asyncio.timeout(deadline.remaining):
+                return await ticket.future
+        except TimeoutError as error:
+            raise DeadlineExceeded(f"no time left in the {self._name} queue") from error
+
+    async def run(self) -> None:
+        """Own the queue until cancelled."""
+        while True:
+            await self._arrived.wait()
+            batch, skipped = take_batch(self._waiting, self._limit, time.monotonic())
+            self._size -= sum(ticket.size for ticket in (*batch, *skipped))
+            self._depth.set(self._size)
+            if not self._waiting:
+                self._arrived.clear()
+            if batch:
+                await self._run_batch(batch)
+
+    async def _run_batch(self, batch: Sequence[Ticket[T, R]]) -> None:
+        start = time.monotonic()
+        self._sizes.observe(sum(ticket.size for ticket in batch))
+        try:
+            await self._process(batch)
+        except Exception as error:  # each caller gets it, and the queue goes on
+            for ticket in batch:
+                ticket.fail(error)
+        self._batch_seconds += 0.2 * (time.monotonic() - start - self._batch_seconds)

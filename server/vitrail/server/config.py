@@ -1,0 +1,56 @@
+"""What a coordinator is told when it starts, checked before anything runs. The environment is read here alone."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+
+class Config(BaseSettings):
+    """Each field can come from the environment, as VITRAIL_PORT and so on."""
+
+    model_config = SettingsConfigDict(env_prefix="VITRAIL_", frozen=True, extra="ignore")
+
+    data: Path
+    """The directory of the SQLite store."""
+    shards: Annotated[tuple[str, ...], NoDecode] = Field(min_length=1)
+    """host:port of each shard, in the order of their index; separated by commas in the environment."""
+    host: str = "127.0.0.1"
+    port: int = Field(default=50051, ge=0, le=65535)
+    """0 takes a free one."""
+    metrics_port: int = Field(default=9090, ge=0, le=65535)
+    reuse_port: bool = False
+    """Whether another socket may hold the same port (`vitrail up` reserves it so)."""
+    default_timeout: float = Field(default=30.0, gt=0)
+    """Seconds for calls that bring no deadline."""
+    drain_seconds: float = Field(default=10.0, gt=0)
+
+    threads: int = Field(default=os.cpu_count() or 1, ge=1)
+    """For the embedder on a CPU, and as many again for decoding, which waits while the other computes."""
+    embed_batch: int = Field(default=8, ge=1)
+    """Images that the embedder takes at once. More is not faster on a CPU; set 64 or more on a GPU."""
+    search_batch: int = Field(default=256, ge=1)
+    """Queries that go to the shards at once."""
+    queue: int = Field(default=4096, ge=1)
+    """Images or queries that may wait; more are refused at once."""
+    max_image_bytes: int = Field(default=32 * 1024 * 1024, ge=1)
+    max_image_pixels: int = Field(default=50_000_000, ge=1)
+    log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")
+
+    @field_validator("shards", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
+
+    @field_validator("shards")
+    @classmethod
+    def _addresses(cls, shards: tuple[str, ...]) -> tuple[str, ...]:
+        for shard in shards:
+            host, _, port = shard.rpartition(":")
+            if not host or not port.isdigit():
+                raise ValueError(f"{shard!r} is not host:port")
+        if len(set(shards)) != len(shards):
+            raise ValueError("a shard is named twice")
+        return shards

@@ -1,0 +1,259 @@
+"""The fan-out: a batch of queries goes to every shard at once, one call a shard, and comes back as merged answers.
+
+One batch is in flight at a time, so what arrives meanwhile is the next batch. The gate opens when the batch is
+answered, or when it is overdue: one stopped shard never stops everyone. After that the batch lives on beside the
+next one, and each caller is answered by its own deadline with the shards that did answer.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import grpc
+import numpy as np
+from numpy.typing import NDArray
+
+from vitrail.rpc import vectors
+from vitrail.rpc.deadline import Deadline
+from vitrail.rpc.errors import DeadlineExceeded, Unavailable, VitrailError
+from vitrail.server import metrics
+from vitrail.server.batching import Batcher, Ticket
+from vitrail.server.merge import Found, Known, ShardHits, coverage, index_info, merge
+from vitrail.server.topology import Shard, Topology, reason
+from vitrail.v1.search_pb2 import Coverage, IndexInfo
+from vitrail.v1.shard_pb2 import GroupResult, SearchBatchRequest, SearchBatchResponse, SearchGroup
+
+# A batch is overdue after this many times the recent 95th percentile, within these bounds.
+OVERDUE_FACTOR = 2.0
+SHORTEST_OVERDUE = 0.05
+LONGEST_OVERDUE = 2.0
+RECENT = 200
+
+
+class Parameters(NamedTuple):
+    """What queries must have in common to be searched as one group."""
+
+    collection_uid: int
+    space: str
+    top_k: int
+    nprobe: int
+    rerank_factor: float
+    exact: bool
+    attributes: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """The queries of one caller: float32 [n, d], of length 1 for cosine."""
+
+    parameters: Parameters
+    queries: NDArray[np.float32]
+
+
+@dataclass(slots=True)
+class Answer:
+    """Hits of each query, best first, and how they were found. Times in seconds."""
+
+    hits: list[list[Found]]
+    coverage: Coverage
+    index: IndexInfo
+    wait: float
+    fanout: float
+    shard: float
+    merge: float
+
+
+SearchTicket = Ticket[Search, Answer]
+
+
+class Fanout:
+    """Answers searches from the shards of a topology."""
+
+    def __init__(self, topology: Topology, *, batch: int, capacity: int) -> None:
+        self._topology = topology
+        self._recent: deque[float] = deque([0.5], RECENT)
+        self._batches: set[asyncio.Task[None]] = set()
+        self.batcher: Batcher[Search, Answer] = Batcher("search", self._process, limit=batch, capacity=capacity)
+
+    async def search(self, search: Search, deadline: Deadline) -> Answer:
+        """Search all shards.
+
+        Raises:
+            Unavailable: No shard can be reached.
+            DeadlineExceeded: No shard answered in time.
+            ResourceExhausted: The queue is full.
+        """
+        return await self.batcher.submit(search, deadline, len(search.queries))
+
+    async def _process(self, tickets: Sequence[SearchTicket]) -> None:
+        batch = Batch(tickets, self._topology.shards)
+        task = asyncio.create_task(batch.run())
+        self._batches.add(task)
+        task.add_done_callback(self._batches.discard)
+        done, _ = await asyncio.wait([task], timeout=self._overdue_after())
+        if done:
+            self._recent.append(time.monotonic() - batch.start)
+            task.result()
+        else:
+            batch.leave_behind()
+
+    def _overdue_after(self) -> float:
+        p95 = sorted(self._recent)[int(0.95 * (len(self._recent) - 1))]
+        return min(max(OVERDUE_FACTOR * p95, SHORTEST_OVERDUE), LONGEST_OVERDUE)
+
+
+@dataclass(slots=True)
+class Group:
+    """Tickets that are searched together: those with the same parameters."""
+
+    parameters: Parameters
+    tickets: list[SearchTicket] = field(default_factory=list)
+    starts: list[int] = field(default_factory=list)
+    size: int = 0
+
+    def add(self, ticket: SearchTicket) -> None:
+        self.tickets.append(ticket)
+        self.starts.append(self.size)
+        self.size += ticket.size
+
+    def message(self) -> SearchGroup:
+        uid, _, top_k, nprobe, rerank_factor, exact, attributes = self.parameters
+        return SearchGroup(
+            collection_uid=uid,
+            vectors=b"".join(vectors.to_bytes(ticket.item.queries) for ticket in self.tickets),
+            top_k=top_k,
+            nprobe=nprobe,
+            rerank_factor=rerank_factor,
+            exact=exact,
+            attributes=attributes,
+            timeout=max(ticket.deadline.remaining for ticket in self.tickets),
+        )
+
+
+class Batch:
+    """One batch on its way: asks every shard, and answers each ticket once."""
+
+    def __init__(self, tickets: Sequence[SearchTicket], shards: Sequence[Shard]) -> None:
+        self.start = time.monotonic()
+        self._shards = shards
+        self._groups = _grouped(tickets)
+        self._responses: dict[int, SearchBatchResponse] = {}
+        self._failures = {shard.index: shard.failure or "overdue" for shard in shards if not shard.can_be_asked}
+        self._calls: dict[asyncio.Task[SearchBatchResponse], Shard] = {}
+        self._left_behind: set[Shard] = set()
+
+    async def run(self) -> None:
+        """Ask, and answer every ticket by its own deadline."""
+        request = SearchBatchRequest(groups=[group.message() for group in self._groups])
+        timeout = max(group.timeout for group in request.groups)
+        for shard in self._shards:
+            if shard.can_be_asked:
+                self._calls[asyncio.ensure_future(_ask(shard, request, timeout))] = shard
+        pending = set(self._calls)
+        while pending and (waiting := self._unanswered()):
+            until = min(ticket.deadline.at for ticket in waiting)
+            done, pending = await asyncio.wait(pending, timeout=max(0.0, until - time.monotonic()))
+            for call in done:
+                self._take(call)
+            if pending:
+                self._answer(time.monotonic())
+        for call in pending:
+            call.cancel()
+            self._fail(self._calls[call], "no answer in time")
+        self._answer(float("inf"))
+
+    def leave_behind(self) -> None:
+        """The next batch goes on without the shards that have not answered this one."""
+        for call, shard in self._calls.items():
+            if not call.done():
+                shard.overdue += 1
+                self._left_behind.add(shard)
+
+    def _unanswered(self) -> list[SearchTicket]:
+        return [ticket for group in self._groups for ticket in group.tickets if not ticket.future.done()]
+
+    def _take(self, call: asyncio.Task[SearchBatchResponse]) -> None:
+        shard = self._calls[call]
+        if shard in self._left_behind:
+            shard.overdue = max(0, shard.overdue - 1)
+        try:
+            response = call.result()
+        except grpc.aio.AioRpcError as error:
+            self._fail(shard, reason(error))
+            return
+        self._responses[shard.index] = response
+        for group, result in zip(self._groups, response.results, strict=True):
+            if not result.error:
+                shard.records[group.parameters.collection_uid] = result.records
+
+    def _fail(self, shard: Shard, why: str) -> None:
+        self._failures[shard.index] = why
+        metrics.FANOUT_FAILURES.labels(shard.index, why).inc()
+
+    def _answer(self, now: float) -> None:
+        """Answer the tickets whose time has come."""
+        for position, group in enumerate(self._groups):
+            due = [index for index, ticket in enumerate(group.tickets) if _is_due(ticket, now)]
+            if due:
+                results = {shard: response.results[position] for shard, response in self._responses.items()}
+                self._answer_group(group, due, results)
+
+    def _answer_group(self, group: Group, due: Sequence[int], results: Mapping[int, GroupResult]) -> None:
+        if not results:
+            error = self._no_answer()
+            for index in due:
+                group.tickets[index].fail(error)
+            return
+        answered = time.monotonic()
+        hits = [ShardHits.of(result) for result in results.values() if not result.error]
+        covered = coverage([self._known(shard, group, results) for shard in self._shards])
+        info = index_info(results, group.parameters.space)
+        seconds = max(result.seconds for result in results.values())
+        for index in due:
+            ticket, start = group.tickets[index], group.starts[index]
+            top_k = group.parameters.top_k
+            queries = range(start, start + ticket.size)
+            merged = [merge([part.query(query) for part in hits], top_k) for query in queries]
+            ticket.answer(
+                Answer(
+                    hits=merged,
+                    coverage=covered,
+                    index=info,
+                    wait=self.start - ticket.queued,
+                    fanout=answered - self.start,
+                    shard=seconds,
+                    merge=time.monotonic() - answered,
+                )
+            )
+
+    def _known(self, shard: Shard, group: Group, results: Mapping[int, GroupResult]) -> Known:
+        result = results.get(shard.index)
+        if result is not None and not result.error:
+            return Known(shard.index, result.records)
+        failure = result.error if result is not None else self._failures.get(shard.index, "no answer in time")
+        return Known(shard.index, shard.records.get(group.parameters.collection_uid), failure)
+
+    def _no_answer(self) -> VitrailError:
+        reasons = {self._failures.get(shard.index, "no answer in time") for shard in self._shards}
+        if reasons == {"no answer in time"}:
+            return DeadlineExceeded("no shard answered in time")
+        return Unavailable(f"no shard answered: {', '.join(sorted(reasons))}", retry_after=0.5)
+
+
+async def _ask(shard: Shard, request: SearchBatchRequest, timeout: float) -> SearchBatchResponse:
+    return await shard.stub.SearchBatch(request, timeout=timeout)
+
+
+def _grouped(tickets: Sequence[SearchTicket]) -> list[Group]:
+    groups: dict[Parameters, Group] = {}
+    for ticket in tickets:
+        parameters = ticket.item.parameters
+        groups.setdefault(parameters, Group(parameters)).add(ticket)
+    return list(groups.values())
+
+
+def _is_due(ticket: SearchTicket, now: float) -> bool:
+    return not ticket.future.done() and ticket.deadline.at <= now

@@ -1,0 +1,84 @@
+"""The way to the store for everything that runs on the event loop.
+
+Reads go to a few threads. Writes go to one: what waits is committed together, since one commit is one fsync, and
+acknowledged after it. Every commit is news to those who follow the log.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import ParamSpec, TypeVar
+
+from vitrail.rpc.deadline import Deadline
+from vitrail.rpc.errors import NotFound
+from vitrail.server import metrics
+from vitrail.server.batching import Batcher, Ticket
+from vitrail.server.catalog import Catalog, News
+from vitrail.server.store import Store, Write, Written
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+READERS = 4
+COMMIT_ROWS = 10_000
+WAITING_ROWS = 100_000
+
+
+class Journal:
+    """Reads and writes of one store, with the catalog as the last commit left it."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.catalog = Catalog()
+        self.news = News()
+        self._readers = ThreadPoolExecutor(READERS, "store-read")
+        self._writer = ThreadPoolExecutor(1, "store-write")
+        self.batcher: Batcher[Write, Written] = Batcher("write", self._commit, limit=COMMIT_ROWS, capacity=WAITING_ROWS)
+
+    async def read(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a read of the store in a thread."""
+        return await self._in(self._readers, partial(work, *args, **kwargs))
+
+    async def write(self, write: Write, deadline: Deadline) -> Written:
+        """Write and wait for the commit.
+
+        Raises:
+            NotFound: The collection was deleted meanwhile.
+            Unavailable: The store failed; nothing was written.
+            DeadlineExceeded: The time was over before the commit ended; it may have been written.
+        """
+        return await self.batcher.submit(write, deadline, len(write))
+
+    async def change_catalog(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a change of the catalog in the writer's thread, and see it."""
+        result = await self._in(self._writer, partial(work, *args, **kwargs))
+        await self.load_catalog()
+        return result
+
+    async def load_catalog(self) -> None:
+        self.catalog.replace(*await self._in(self._writer, self.store.read_catalog))
+        self.news.tell()
+
+    def close(self) -> None:
+        self._writer.shutdown()
+        self._readers.shutdown()
+        self.store.close()
+
+    async def _commit(self, tickets: Sequence[Ticket[Write, Written]]) -> None:
+        start = time.monotonic()
+        outcomes = await self._in(self._writer, partial(self.store.write, [ticket.item for ticket in tickets]))
+        metrics.COMMIT_SECONDS.observe(time.monotonic() - start)
+        if any(isinstance(outcome, Written) and outcome.catalog_changed for outcome in outcomes):
+            await self.load_catalog()
+        for ticket, outcome in zip(tickets, outcomes, strict=True):
+            if isinstance(outcome, NotFound):
+                ticket.fail(outcome)
+            else:
+                ticket.answer(outcome)
+        metrics.ROWS_WRITTEN.inc(sum(ticket.size for ticket in tickets))
+        self.news.tell()
+
+    async def _in(self, executor: ThreadPoolExecutor, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(executor, work)

@@ -1,0 +1,113 @@
+"""A coordinator's life: open the store, serve, drain."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+import structlog
+
+from vitrail.rpc.process import configure_logs, die_with_parent, serve_metrics
+from vitrail.rpc.server import Server, wait_for_signal
+from vitrail.server import metrics
+from vitrail.server.collections import CollectionService
+from vitrail.server.config import Config
+from vitrail.server.decode import ImageLimits
+from vitrail.server.embedder import EfficientNetLite0
+from vitrail.server.embedding import Pipeline
+from vitrail.server.fanout import Fanout
+from vitrail.server.journal import Journal
+from vitrail.server.log import LogService
+from vitrail.server.queries import Queries
+from vitrail.server.records import RecordService
+from vitrail.server.service import SearchService
+from vitrail.server.store import Store
+from vitrail.server.topology import Topology
+from vitrail.v1 import collection_pb2, log_pb2, record_pb2, search_pb2
+from vitrail.v1.collection_pb2_grpc import add_CollectionServiceServicer_to_server
+from vitrail.v1.log_pb2_grpc import add_LogServiceServicer_to_server
+from vitrail.v1.record_pb2_grpc import add_RecordServiceServicer_to_server
+from vitrail.v1.search_pb2_grpc import add_SearchServiceServicer_to_server
+
+log = structlog.get_logger()
+
+REPORT_SECONDS = 5.0
+
+
+def run(config: Config) -> None:
+    """Run a coordinator until it is told to stop.
+
+    Raises:
+        OSError: The data directory or a port is taken.
+        Unavailable: The store cannot be opened.
+    """
+    die_with_parent()
+    configure_logs("coordinator", config.log_level)
+    asyncio.run(_serve(config))
+
+
+async def _serve(config: Config) -> None:
+    metrics_port = serve_metrics(config.host, config.metrics_port)
+    async with _parts(config, f"{config.host}:{metrics_port}") as (server, tasks):
+        port = await server.start()
+        await server.set_serving(True)
+        log.info("serving", address=f"{config.host}:{port}", shards=config.shards, metrics_port=metrics_port)
+        stopped = asyncio.create_task(wait_for_signal())
+        done, _ = await asyncio.wait([stopped, *tasks], return_when=asyncio.FIRST_COMPLETED)
+        log.info("draining")
+        await server.drain(config.drain_seconds)
+        for task in done - {stopped}:
+            task.result()  # a part that ended by itself has failed
+
+
+@contextlib.asynccontextmanager
+async def _parts(config: Config, metrics_address: str) -> AsyncIterator[tuple[Server, list[asyncio.Task[None]]]]:
+    """The parts of a coordinator put together, with the tasks that run as long as it does."""
+    journal = Journal(Store(config.data))
+    await journal.load_catalog()
+    embedder = EfficientNetLite0(config.threads)
+    pipeline = Pipeline(
+        embedder,
+        ImageLimits(bytes=config.max_image_bytes, pixels=config.max_image_pixels),
+        threads=config.threads,
+        batch=config.embed_batch,
+        capacity=config.queue,
+    )
+    topology = Topology(config.shards)
+    fanout = Fanout(topology, batch=config.search_batch, capacity=config.queue)
+    queries = Queries(pipeline, journal)
+    server = Server(config.host, config.port, reuse_port=config.reuse_port)
+    timeout = config.default_timeout
+    for register, servicer, module, name in (
+        (add_SearchServiceServicer_to_server, SearchService(journal, queries, fanout, timeout), search_pb2, "Search"),
+        (add_RecordServiceServicer_to_server, RecordService(journal, pipeline, timeout), record_pb2, "Record"),
+        (
+            add_CollectionServiceServicer_to_server,
+            CollectionService(journal, embedder, topology, metrics_address),
+            collection_pb2,
+            "Collection",
+        ),
+        (add_LogServiceServicer_to_server, LogService(journal), log_pb2, "Log"),
+    ):
+        server.add(register, servicer, module.DESCRIPTOR.services_by_name[f"{name}Service"].full_name)
+    work = (topology.run(), fanout.batcher.run(), pipeline.batcher.run(), journal.batcher.run(), _report(journal))
+    tasks = [asyncio.create_task(each) for each in work]
+    try:
+        yield server, tasks
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await topology.close()
+        pipeline.close()
+        journal.close()
+
+
+async def _report(journal: Journal) -> None:
+    """Keep the gauges of the store current."""
+    while True:
+        heads = await journal.read(journal.store.heads)
+        for collection in journal.catalog.all():
+            records, seq = heads.get(collection.uid, (0, 0))
+            metrics.RECORDS.labels(collection.name).set(records)
+            metrics.SEQ.labels(collection.name).set(seq)
+        await asyncio.sleep(REPORT_SECONDS)

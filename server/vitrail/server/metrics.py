@@ -1,0 +1,28 @@
+"""Every metric of the coordinator. The standard `grpc_server_*` ones stand in vitrail.rpc.server."""
+
+from prometheus_client import Counter, Gauge, Histogram
+
+SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096)
+
+QUEUE_DEPTH = Gauge("vitrail_queue_depth_items", "What waits: images, queries or rows.", ["queue"])
+BATCH_SIZE = Histogram("vitrail_batch_size_items", "What went together.", ["queue"], buckets=SIZES)
+REFUSED = Counter("vitrail_refused", "Calls refused because a queue was full.", ["queue"])
+
+STEP_SECONDS = Histogram("vitrail_step_seconds", "Time of each step of a search.", ["step"], buckets=SECONDS)
+COMMIT_SECONDS = Histogram("vitrail_commit_seconds", "Time of one transaction of the store.", buckets=SECONDS)
+ROWS_WRITTEN = Counter("vitrail_rows_written", "Records upserted or deleted.")
+IMAGES_EMBEDDED = Counter("vitrail_images_embedded", "Images turned into vectors.")
+IMAGES_REFUSED = Counter("vitrail_images_refused", "Images that could not be decoded, or were too large.")
+EMBEDDER_LOADED = Gauge("vitrail_embedder_loaded", "1 once the embedder's weights are in memory.")
+
+FANOUT_FAILURES = Counter("vitrail_fanout_failures", "Shards that did not answer a batch.", ["shard", "reason"])
+SHARD_REACHABLE = Gauge("vitrail_shard_reachable", "1 while a shard answers.", ["shard"])
+COVERAGE = Histogram(
+    "vitrail_coverage_ratio",
+    "Share of the records that an answer searched.",
+    buckets=(0, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99, 0.999, 1),
+)
+FOLLOWERS = Gauge("vitrail_log_followers", "Shards that follow the log here.")
+RECORDS = Gauge("vitrail_collection_records", "Live records in the store.", ["collection"])
+SEQ = Gauge("vitrail_collection_seq", "The last sequence number given out.", ["collection"])

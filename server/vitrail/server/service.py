@@ -1,0 +1,217 @@
+"""The path of a query: validate, embed, ask every shard, merge, and say what the answer covers."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from vitrail.rpc import vectors
+from vitrail.rpc.deadline import Deadline
+from vitrail.rpc.errors import FailedPrecondition, InvalidArgument, NotFound, Unavailable, VitrailError
+from vitrail.rpc.server import Context
+from vitrail.server import metrics, validate
+from vitrail.server.deadlines import deadline_of
+from vitrail.server.fanout import Answer, Fanout, Parameters, Search
+from vitrail.server.journal import Journal
+from vitrail.server.merge import Found
+from vitrail.server.queries import Queries, Target, stored_vector
+from vitrail.server.store import StoredRecord
+from vitrail.v1.collection_pb2 import Collection
+from vitrail.v1.search_pb2 import (
+    BatchSearchRequest,
+    BatchSearchResponse,
+    BatchSearchResult,
+    Hit,
+    ReturnFields,
+    SearchRequest,
+    SearchResponse,
+    Timings,
+)
+from vitrail.v1.search_pb2_grpc import SearchServiceServicer
+from vitrail.v1.types_pb2 import Attributes, ItemError, Metric, Vector
+
+# What is wrong with one item alone. Anything else (a full queue, no time left) is the whole call's.
+ITEM_ERRORS = (InvalidArgument, NotFound, FailedPrecondition)
+
+
+class SearchService(SearchServiceServicer):
+    """Answers searches."""
+
+    def __init__(self, journal: Journal, queries: Queries, fanout: Fanout, default_timeout: float) -> None:
+        self._journal = journal
+        self._queries = queries
+        self._fanout = fanout
+        self._default_timeout = default_timeout
+
+    async def Search(self, request: SearchRequest, context: Context) -> SearchResponse:  # noqa: N802
+        start = time.monotonic()
+        deadline = deadline_of(context, self._default_timeout)
+        collection = self._journal.catalog.get(request.collection)
+        wanted = Wanted.of(request)
+        parameters = validate.parameters(request, collection, wanted.top_k)
+        target = await self._queries.resolve(request.query, collection, deadline)
+        answer = await self._ask(parameters, [target], deadline)
+        wanted.check_coverage(answer)
+        (response,) = await self._responses(wanted, collection, [target], answer)
+        response.timings.total = time.monotonic() - start
+        _observe(response)
+        return response
+
+    async def BatchSearch(self, request: BatchSearchRequest, context: Context) -> BatchSearchResponse:  # noqa: N802
+        start = time.monotonic()
+        deadline = deadline_of(context, self._default_timeout)
+        collection = self._journal.catalog.get(request.collection)
+        wanted = Wanted.of(request)
+        parameters = validate.parameters(request, collection, wanted.top_k)
+        outcomes = await self._targets(request, collection, wanted, deadline)
+        targets = [target for target in outcomes if isinstance(target, Target)]
+        responses: list[SearchResponse] = []
+        if targets:
+            answer = await self._ask(parameters, targets, deadline)
+            wanted.check_coverage(answer)
+            responses = await self._responses(wanted, collection, targets, answer)
+        for response in responses:
+            response.timings.total = time.monotonic() - start
+        if responses:
+            _observe(responses[0])
+        return BatchSearchResponse(results=_results(outcomes, responses))
+
+    async def _ask(self, parameters: Parameters, targets: Sequence[Target], deadline: Deadline) -> Answer:
+        """Ask the shards, for as many hits more as may be left out again."""
+        more = max(len(target.left_out) for target in targets)
+        queries = np.stack([target.vector for target in targets])
+        return await self._fanout.search(Search(parameters._replace(top_k=parameters.top_k + more), queries), deadline)
+
+    async def _targets(
+        self, request: BatchSearchRequest, collection: Collection, wanted: "Wanted", deadline: Deadline
+    ) -> list[Target | VitrailError]:
+        """One vector a query, or what is wrong with it."""
+        if request.HasField("vectors") == bool(request.queries):
+            raise InvalidArgument("give either queries or vectors", field="queries")
+        if not request.HasField("vectors"):
+            validate.batch_size(len(request.queries), wanted.top_k, "queries")
+            return await asyncio.gather(
+                *(
+                    _or_error(self._queries.resolve(query, collection, deadline, f"queries[{index}]"))
+                    for index, query in enumerate(request.queries)
+                )
+            )
+        rows = validate.vector_array(request.vectors, collection, "vectors")
+        validate.batch_size(len(rows), wanted.top_k, "vectors")
+        wrong = validate.unusable(rows, collection)
+        usable = np.array([not text for text in wrong])
+        if collection.metric == Metric.METRIC_COSINE:
+            rows = rows.copy()
+            rows[usable] = validate.unit(rows[usable])
+        return [
+            InvalidArgument(text, field=f"vectors[{index}]") if text else Target(row)
+            for index, (row, text) in enumerate(zip(rows, wrong, strict=True))
+        ]
+
+    async def _responses(
+        self, wanted: "Wanted", collection: Collection, targets: Sequence[Target], answer: Answer
+    ) -> list[SearchResponse]:
+        """One response a target."""
+        kept = [wanted.keep(found, target) for found, target in zip(answer.hits, targets, strict=True)]
+        stored: Mapping[str, StoredRecord] = {}
+        if wanted.needs_store:
+            ids = list({hit.id for hits in kept for hit in hits})
+            stored = await self._journal.read(self._journal.store.get, collection.uid, ids)
+        return [
+            SearchResponse(
+                hits=[wanted.hit(found, stored.get(found.id), collection) for found in hits],
+                coverage=answer.coverage,
+                index=answer.index,
+                timings=Timings(
+                    decode=target.decode,
+                    embed_wait=target.embed_wait,
+                    embed=target.embed,
+                    search_wait=answer.wait,
+                    fanout=answer.fanout,
+                    shard=answer.shard,
+                    merge=answer.merge,
+                ),
+            )
+            for hits, target in zip(kept, targets, strict=True)
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a caller wants of the hits."""
+
+    top_k: int
+    min_score: float
+    min_coverage: float
+    fields: ReturnFields
+
+    @classmethod
+    def of(cls, request: SearchRequest | BatchSearchRequest) -> "Wanted":
+        return cls(
+            validate.top_k(request),
+            validate.min_score(request),
+            validate.min_coverage(request),
+            request.return_fields,
+        )
+
+    @property
+    def needs_store(self) -> bool:
+        return self.fields.vector or self.fields.thumbnail or self.fields.uri
+
+    def check_coverage(self, answer: Answer) -> None:
+        """Refuse an answer from a smaller share of the records than the caller accepts."""
+        fraction = answer.coverage.fraction
+        metrics.COVERAGE.observe(fraction)
+        if fraction < self.min_coverage:
+            raise Unavailable(
+                f"{fraction:.3f} of the records could be searched, {self.min_coverage:.3f} were asked for"
+            )
+
+    def keep(self, hits: Sequence[Found], target: Target) -> list[Found]:
+        kept = [hit for hit in hits if -hit.negative_score >= self.min_score and hit.id not in target.left_out]
+        return kept[: self.top_k]
+
+    def hit(self, found: Found, stored: StoredRecord | None, collection: Collection) -> Hit:
+        hit = Hit(id=found.id, score=-found.negative_score)
+        if found.attributes:
+            for name, value in Attributes.FromString(found.attributes).fields.items():
+                hit.attributes[name].CopyFrom(value)
+        if stored is not None:
+            if self.fields.vector:
+                row = stored_vector(stored.vector, collection.dimension)
+                hit.vector.CopyFrom(Vector(data=vectors.to_bytes(row), space=collection.space))
+            if self.fields.thumbnail:
+                hit.thumbnail = stored.thumbnail
+            if self.fields.uri:
+                hit.uri = stored.uri
+        return hit
+
+
+def _results(outcomes: Sequence[Target | VitrailError], responses: Sequence[SearchResponse]) -> list[BatchSearchResult]:
+    answered = iter(responses)
+    return [
+        BatchSearchResult(response=next(answered))
+        if isinstance(outcome, Target)
+        else BatchSearchResult(error=item_error(index, outcome))
+        for index, outcome in enumerate(outcomes)
+    ]
+
+
+def item_error(index: int, error: VitrailError, record_id: str = "") -> ItemError:
+    """What was wrong with one item of a batch, as a message."""
+    return ItemError(index=index, id=record_id, code=error.code, field=error.field, message=error.message)
+
+
+async def _or_error(target: Awaitable[Target]) -> Target | VitrailError:
+    try:
+        return await target
+    except ITEM_ERRORS as error:
+        return error
+
+
+def _observe(response: SearchResponse) -> None:
+    timings = response.timings
+    for step in ("decode", "embed_wait", "embed", "search_wait", "fanout", "shard", "merge", "total"):
+        metrics.STEP_SECONDS.labels(step).observe(getattr(timings, step))

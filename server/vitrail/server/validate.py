@@ -1,0 +1,192 @@
+"""Requests are checked here, before anything costs. Every error names the field that is wrong."""
+
+import re
+from collections.abc import Mapping
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vitrail.rpc import vectors
+from vitrail.rpc.errors import EmbeddingSpaceMismatch, InvalidArgument
+from vitrail.server.fanout import Parameters
+from vitrail.v1.collection_pb2 import Collection
+from vitrail.v1.search_pb2 import BatchSearchRequest, SearchRequest
+from vitrail.v1.types_pb2 import Metric, Value, Vector, VectorArray
+
+DEFAULT_TOP_K = 10
+MAX_TOP_K = 1000
+MAX_QUERIES = 1000
+MAX_HITS = 100_000
+MAX_EXAMPLES = 100
+MAX_RECORDS = 10_000
+MAX_ID_BYTES = 512
+MAX_URI_BYTES = 4096
+MAX_ATTRIBUTES = 64
+MAX_ATTRIBUTES_BYTES = 65_536
+MIN_DIMENSION, MAX_DIMENSION = 2, 4096
+# Fewer points than this a list, and lists are noise (39 a list, and one list at least).
+MIN_TRAIN_AT = 39
+DEFAULT_TRAIN_AT = 10_000
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+ATTRIBUTE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
+
+N = TypeVar("N", int, float)
+
+
+def parameters(request: SearchRequest | BatchSearchRequest, collection: Collection, top_k: int) -> Parameters:
+    """What a search asks of the shards."""
+    given = request.parameters
+    nprobe = _within(given.nprobe, 1, 65_536, "parameters.nprobe") if given.HasField("nprobe") else 0
+    factor = 0.0
+    if given.HasField("rerank_factor"):
+        factor = _within(given.rerank_factor, 1.0, 1000.0, "parameters.rerank_factor")
+    return Parameters(
+        collection_uid=collection.uid,
+        space=collection.space,
+        top_k=top_k,
+        nprobe=nprobe,
+        rerank_factor=factor,
+        exact=given.exact,
+        attributes=request.return_fields.attributes,
+    )
+
+
+def top_k(request: SearchRequest | BatchSearchRequest) -> int:
+    """How many hits are wanted: 1 to 1,000."""
+    if not request.HasField("top_k"):
+        return DEFAULT_TOP_K
+    return _within(request.top_k, 1, MAX_TOP_K, "top_k")
+
+
+def min_coverage(request: SearchRequest | BatchSearchRequest) -> float:
+    return _within(request.min_coverage, 0.0, 1.0, "min_coverage")
+
+
+def min_score(request: SearchRequest | BatchSearchRequest) -> float:
+    """The lowest score that a hit may have, minus infinity where none was given."""
+    if not request.HasField("min_score"):
+        return -np.inf
+    if np.isnan(request.min_score):
+        raise InvalidArgument("is not a number", field="min_score")
+    return request.min_score
+
+
+def batch_size(queries: int, k: int, field: str) -> None:
+    """Bound what one batch can ask for."""
+    _within(queries, 1, MAX_QUERIES, field)
+    if queries * k > MAX_HITS:
+        raise InvalidArgument(f"{queries} queries of {k} hits are more than {MAX_HITS:,} hits", field="top_k")
+
+
+def examples(count: int, field: str) -> None:
+    _within(count, 1, MAX_EXAMPLES, field)
+
+
+def vector(message: Vector, collection: Collection, field: str) -> NDArray[np.float32]:
+    """The components of one vector, float32 [d], checked against its collection."""
+    check_space(message.space, collection, field)
+    if message.data and message.values:
+        raise InvalidArgument("give either data or values, not both", field=field)
+    if message.data:
+        if len(message.data) % vectors.FLOAT32.itemsize:
+            raise InvalidArgument(f"{len(message.data)} bytes are not a number of float32", field=field)
+        found = np.frombuffer(message.data, vectors.FLOAT32)
+    else:
+        found = np.fromiter(message.values, np.float32, len(message.values))
+    if len(found) != collection.dimension:
+        raise InvalidArgument(f"has {len(found)} dimensions, not {collection.dimension}", field=field)
+    if wrong := unusable(found[np.newaxis], collection)[0]:
+        raise InvalidArgument(wrong, field=field)
+    return found
+
+
+def vector_array(message: VectorArray, collection: Collection, field: str) -> NDArray[np.float32]:
+    """The vectors of an array, float32 [n, d]; whether each can be used is for `unusable` to say."""
+    check_space(message.space, collection, field)
+    if message.dimension != collection.dimension:
+        raise InvalidArgument(f"has {message.dimension} dimensions, not {collection.dimension}", field=field)
+    try:
+        return vectors.from_bytes(message.data, message.dimension)
+    except ValueError as error:
+        raise InvalidArgument(str(error), field=field) from error
+
+
+def unusable(rows: NDArray[np.float32], collection: Collection) -> list[str]:
+    """For each vector of float32 [n, d] what is wrong with it, or an empty string."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        lengths = np.einsum("nd,nd->n", rows, rows, dtype=np.float64)
+    wrong = np.where(np.isfinite(rows).all(axis=1), "", "has components that are not finite")
+    if collection.metric == Metric.METRIC_COSINE:
+        wrong = np.where((wrong == "") & (lengths == 0), "is zero, which has no direction", wrong)
+    return [str(text) for text in wrong]
+
+
+def unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Vectors float32 [n, d], none of them zero, at length 1."""
+    # Scaled first, so that neither the squares of large components overflow nor those of small ones vanish.
+    scaled = rows / np.abs(rows).max(axis=1, keepdims=True)
+    found: NDArray[np.float32] = scaled / np.linalg.norm(scaled, axis=1, keepdims=True)
+    return found
+
+
+def check_space(space: str, collection: Collection, field: str) -> None:
+    """A vector that declares its embedding space must declare the collection's."""
+    if space and space != collection.space:
+        where = f"the space {collection.space}" if collection.space else "no declared space"
+        raise EmbeddingSpaceMismatch(f"is in the space {space}, {collection.name!r} in {where}", field=field)
+
+
+def record_id(value: str, field: str) -> None:
+    if not value or len(value.encode()) > MAX_ID_BYTES:
+        raise InvalidArgument(f"must have 1 to {MAX_ID_BYTES} bytes", field=field)
+
+
+def uri(value: str, field: str) -> None:
+    if len(value.encode()) > MAX_URI_BYTES:
+        raise InvalidArgument(f"must have at most {MAX_URI_BYTES} bytes", field=field)
+
+
+def attributes(values: Mapping[str, Value], field: str) -> None:
+    """Bound names, number and size of a record's attributes."""
+    if len(values) > MAX_ATTRIBUTES:
+        raise InvalidArgument(f"{len(values)} attributes are more than {MAX_ATTRIBUTES}", field=field)
+    for name, value in values.items():
+        if not ATTRIBUTE_NAME.fullmatch(name):
+            raise InvalidArgument("a name has letters, digits and _, at most 64", field=f"{field}.{name}")
+        if value.WhichOneof("kind") is None:
+            raise InvalidArgument("has no value", field=f"{field}.{name}")
+    if sum(len(name) + value.ByteSize() for name, value in values.items()) > MAX_ATTRIBUTES_BYTES:
+        raise InvalidArgument(f"are larger than {MAX_ATTRIBUTES_BYTES:,} bytes", field=field)
+
+
+def collection_name(name: str) -> None:
+    if not NAME.fullmatch(name):
+        raise InvalidArgument("must have 1 to 128 letters, digits, dots, dashes and _", field="name")
+
+
+def attribute_types(types: Mapping[str, int]) -> None:
+    """Check the names and types of a declared schema."""
+    for name, kind in types.items():
+        if not ATTRIBUTE_NAME.fullmatch(name):
+            raise InvalidArgument("a name has letters, digits and _, at most 64", field=f"attributes.{name}")
+        if kind == 0:
+            raise InvalidArgument("has no type", field=f"attributes.{name}")
+
+
+def dimension(value: int) -> int:
+    return _within(value, MIN_DIMENSION, MAX_DIMENSION, "dimension")
+
+
+def train_at(value: int) -> int:
+    return _within(value, MIN_TRAIN_AT, 2**31 - 1, "train_at")
+
+
+def page_size(value: int) -> int:
+    return _within(value, 1, 1000, "page_size") if value else 100
+
+
+def _within(value: N, low: N, high: N, field: str) -> N:
+    if not low <= value <= high:  # also false for NaN
+        raise InvalidArgument(f"must be from {low:,} to {high:,}, not {value:,}", field=field)
+    return value
