@@ -1,12 +1,11 @@
-from collections.abc import Iterator
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
 from tests.client.fakes import Fake, serving
 
-from vitrail.client import Client
-from vitrail.client.images import encode
+from vitrail.client import AsyncClient, Client
 
 
 @pytest.fixture
@@ -15,13 +14,29 @@ def fake() -> Iterator[Fake]:
         yield fake
 
 
-@pytest.fixture
-def client(fake: Fake) -> Iterator[Client]:
-    with Client(fake.address, timeout=10.0) as client:
-        yield client
+class Awaited:
+    """The methods of `Client`, awaitable, so that one test serves both clients."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def __getattr__(self, name: str) -> Any:
+        async def method(*args: Any, **kwargs: Any) -> Any:
+            return await asyncio.to_thread(getattr(self._client, name), *args, **kwargs)
+
+        return method
+
+    async def list(self, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+        for record in self._client.list(*args, **kwargs):
+            yield record
 
 
-def picture(seed: int, width: int = 24, height: int = 16) -> bytes:
-    """A PNG of noise, another for each seed."""
-    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
-    return encode(Image.fromarray(pixels))
+@pytest.fixture(params=["Client", "AsyncClient"])
+async def client(request: pytest.FixtureRequest, fake: Fake) -> AsyncIterator[Any]:
+    """Each of the two clients, connected to the fake coordinator."""
+    if request.param == "Client":
+        with Client(fake.address, timeout=20.0) as client:
+            yield Awaited(client)
+    else:
+        async with AsyncClient(fake.address, timeout=20.0) as client:
+            yield client

@@ -32,12 +32,14 @@ class Fake(grpc.GenericRpcHandler):
     Attributes:
         failures: Raised one after the other by the next calls, whatever they are.
         hang: While true, calls answer nothing until their caller has gone.
+        hanging: Set once a call does so.
         page: The largest page of ListRecords.
         requests: All that came, in order, by the name of their message.
     """
 
     failures: list[VitrailError] = field(default_factory=list)
     hang: bool = False
+    hanging: threading.Event = field(default_factory=threading.Event)
     page: int = 1000
     requests: dict[str, list[Any]] = field(default_factory=lambda: defaultdict(list))
     collections: dict[str, collection_pb2.Collection] = field(default_factory=dict)
@@ -52,6 +54,7 @@ class Fake(grpc.GenericRpcHandler):
             self.requests[type(request).__name__].append(request)
             gone = threading.Event()
             if self.hang and context.add_callback(gone.set):
+                self.hanging.set()
                 gone.wait()
             try:
                 if self.failures:

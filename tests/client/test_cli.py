@@ -1,0 +1,151 @@
+"""The commands of a client, as a user types them."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.client.fakes import Fake
+from tests.client.pictures import photo
+from typer.testing import CliRunner, Result
+
+from vitrail.cli.main import app
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Three hats, one of them broken."""
+    (tmp_path / "photos/hat").mkdir(parents=True)
+    for seed in range(2):
+        (tmp_path / f"photos/hat/{seed}.png").write_bytes(photo(seed))
+    (tmp_path / "photos/hat/broken.png").write_bytes(b"junk")
+    return tmp_path / "photos"
+
+
+class Shell:
+    """`vitrail …` against a coordinator."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+
+    def __call__(self, *words: object, stdin: str = "") -> Result:
+        environment = {"VITRAIL_ADDRESS": self.address}
+        return CliRunner().invoke(app, [str(word) for word in words], input=stdin, env=environment)
+
+
+@pytest.fixture
+def vitrail(fake: Fake) -> Shell:
+    return Shell(fake.address)
+
+
+def test_index_creates_the_collection_and_resumes(vitrail: Shell, fake: Fake, folder: Path) -> None:
+    """A folder is written with the default embedder, bad files are listed, and a second run skips."""
+    first = vitrail("index", folder, "--collection", "c", "--train-at", 50, "--thumbnails")
+    assert first.exit_code == 0
+    assert "indexed 2, skipped 0, failed 1" in first.stdout
+    assert str(folder / "hat/broken.png") in first.stdout
+    made = fake.collections["c"]
+    assert (made.embedder, made.train_at, made.thumbnails) == ("default", 50, True)
+    assert "indexed 0, skipped 2, failed 1" in vitrail("index", folder, "-c", "c").stdout
+
+
+def test_index_as_json(vitrail: Shell, folder: Path) -> None:
+    """With --json, standard output is the report and nothing else."""
+    report = json.loads(vitrail("index", folder, "-c", "c", "--json").stdout)
+    assert (report["indexed"], report["skipped"]) == (2, 0)
+    assert report["failed"] == [{"path": str(folder / "hat/broken.png"), "message": "not an image"}]
+
+
+def test_search_prints_a_table(vitrail: Shell, folder: Path) -> None:
+    """Rank, score, id and attributes of each hit, and in one line what was searched and how."""
+    vitrail("index", folder, "-c", "c")
+    result = vitrail("search", "-c", "c", "--image", folder / "hat/1.png", "-k", 1)
+    assert result.exit_code == 0
+    row = next(line for line in result.stdout.splitlines() if "hat/1.png" in line)
+    assert [cell.strip() for cell in row.strip("│").split("│")] == ["1", "1.0000", "hat/1.png", "category=hat"]
+    assert "coverage 0.500: 2 of 4 records on 1 of 2 shards; exact; 2.0 ms" in result.stdout
+
+
+@pytest.mark.parametrize("kind", ["image", "like", "vector"])
+def test_search_as_json(vitrail: Shell, folder: Path, tmp_path: Path, kind: str) -> None:
+    """A photo, an id and a .npy file are queries; --json gives hits and figures."""
+    vitrail("index", folder, "-c", "c")
+    np.save(tmp_path / "v.npy", np.ones(4))
+    query = {"image": folder / "hat/0.png", "like": "hat/0.png", "vector": tmp_path / "v.npy"}[kind]
+    found = json.loads(vitrail("search", "-c", "c", f"--{kind}", query, "--json").stdout)
+    assert {hit["id"] for hit in found["hits"]} == {"hat/0.png", "hat/1.png"}
+    assert found["coverage"]["fraction"] == 0.5
+    assert found["index"]["exact"]
+
+
+@pytest.mark.parametrize(("query", "pictures"), [("image", 3), ("like", 3), ("vector", 2)])
+def test_gallery(vitrail: Shell, folder: Path, tmp_path: Path, query: str, pictures: int) -> None:
+    """The query and the files behind the hits stand in the gallery; a vector has no picture."""
+    vitrail("index", folder, "-c", "c")
+    np.save(tmp_path / "v.npy", np.ones(4))
+    given = {"image": folder / "hat/0.png", "like": "hat/0.png", "vector": tmp_path / "v.npy"}[query]
+    result = vitrail("search", "-c", "c", f"--{query}", given, "--gallery", tmp_path / "out.html")
+    assert f"gallery: {tmp_path / 'out.html'}" in result.stdout
+    assert (tmp_path / "out.html").read_text().count("<img") == pictures
+
+
+def test_stats(vitrail: Shell, folder: Path) -> None:
+    """One table a collection, one line a shard, the unreachable ones too; --json gives every figure."""
+    assert "no collections" in vitrail("stats").stdout
+    vitrail("index", folder, "-c", "c")
+    for words in (["stats"], ["stats", "c"]):
+        printed = vitrail(*words).stdout
+        assert "c: 2 records of 4 dimensions, seq 2" in printed
+        assert "127.0.0.1:9091" in printed
+        assert "unreachable" in printed
+    assert json.loads(vitrail("stats", "c", "--json").stdout)["partitions"][0]["tail"] == 3
+    assert len(json.loads(vitrail("stats", "--json").stdout)) == 1
+
+
+def test_collections(vitrail: Shell, fake: Fake) -> None:
+    """They are created, listed and deleted, and deleting asks first."""
+    assert vitrail("collections", "create", "v", "--dimension", 8, "--metric", "euclidean").exit_code == 0
+    assert "euclidean" in vitrail("collections").stdout
+    assert json.loads(vitrail("collections", "--json").stdout)[0]["dimension"] == 8
+    assert vitrail("collections", "delete", "v", stdin="n\n").exit_code == 1
+    assert "v" in fake.collections
+    assert vitrail("collections", "delete", "v", "--yes").exit_code == 0
+    assert "v" not in fake.collections
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["stats", "none"], "error: no collection 'none'"),
+        (["search", "-c", "none", "--like", "a"], "error: no collection 'none'"),
+        (["search", "-c", "c", "--like", "a", "-k", "0"], "error: top_k: 0 is not 1 to 1,000"),
+        (["search", "-c", "c", "--vector", __file__], f"error: {__file__} is not a .npy file of numbers"),
+        (["collections", "create", "c"], "error: 'c' is there"),
+        (["stats", "--address", "127.0.0.1:1"], "error: 127.0.0.1:1 does not answer"),
+    ],
+)
+def test_errors_are_one_line(vitrail: Shell, words: list[str], message: str) -> None:
+    """What goes wrong is one line on standard error and exit code 1, never a traceback."""
+    vitrail("collections", "create", "c")
+    result = vitrail(*words)
+    assert result.exit_code == 1
+    assert result.stderr.startswith(message)
+    assert result.stderr.count("\n") == 1
+    assert result.stdout == ""
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["search", "-c", "c"],
+        ["search", "-c", "c", "--like", "a", "--image", __file__],
+        ["search", "-c", "c", "--image", "/no/such"],
+        ["index", "/no/such", "-c", "c"],
+        ["index", "/tmp"],
+        ["collections", "create", "c", "--metric", "manhattan"],
+    ],
+)
+def test_wrong_usage(vitrail: Shell, fake: Fake, words: list[str]) -> None:
+    """A command that is typed wrong ends with exit code 2 before anything is asked."""
+    assert vitrail(*words).exit_code == 2
+    assert not fake.requests
