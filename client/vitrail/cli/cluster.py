@@ -87,6 +87,8 @@ class Cluster:
 
     async def _stop(self) -> None:
         """The coordinator first, so that no query meets a shard that is gone; the shards then publish."""
+        for child in self._children:
+            child.let_end()
         await self._children[0].stop()
         await asyncio.gather(*(child.stop() for child in self._children[1:]))
         for held in self._reserved:
@@ -149,10 +151,13 @@ class Child:
         """From now on, start it again whenever it ends."""
         self._keeping = asyncio.create_task(self._keep_alive())
 
-    async def stop(self) -> None:
-        """Ask it to end, and make it end when it takes too long."""
+    def let_end(self) -> None:
+        """From now on, do not start it again."""
         if self._keeping is not None:
             self._keeping.cancel()
+
+    async def stop(self) -> None:
+        """Ask it to end, and make it end when it takes too long."""
         if self._process is None or self.exited:
             return
         self._process.terminate()

@@ -158,7 +158,10 @@ class Trained:
         if isinstance(self._index, faiss.IndexPreTransform):
             base = faiss.SearchParametersPreTransform(index_params=inverted)
         parameters = faiss.IndexRefineSearchParameters(k_factor=candidates / k, base_index_params=base)
-        refined = faiss.IndexRefine(self._index, flat.index)
+        # Not by its constructor, which wants both to hold as many vectors; `flat` has the tail's too.
+        refined = faiss.IndexRefine()
+        refined.d, refined.metric_type, refined.is_trained = flat.index.d, flat.index.metric_type, True
+        refined.base_index, refined.refine_index, refined.ntotal = self._index, flat.index, flat.index.ntotal
         with self._lock:
             scores, rows = refined.search(queries, k, params=parameters)
         return _larger_is_better(scores, self._metric), rows
