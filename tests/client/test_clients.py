@@ -185,7 +185,7 @@ async def test_a_message_over_the_limit_is_not_sent(client: Any, fake: Fake) -> 
     examples = [b"\xff" * (MAX_MESSAGE_BYTES // 2)] * 3
     with pytest.raises(ResourceExhausted, match="a message holds") as refused:
         await client.search("c", liked=examples)
-    assert refused.value.field == "liked"
+    assert refused.value.field == "query.examples"
     assert not fake.requests["SearchRequest"]
 
 
@@ -258,7 +258,7 @@ async def test_batches_answer_in_order(client: Any) -> None:
     ]  # fmt: skip
     results = await client.search_batch("c", queries, top_k=1)
     found = [one.hits[0].id if isinstance(one, SearchResult) else (one.index, one.field) for one in results]
-    assert found == ["b", (1, "image"), (2, ""), "c", (4, "query"), (5, "image"), "a"]
+    assert found == ["b", (1, "image"), (2, ""), "c", (4, ""), (5, "image"), "a"]
     assert isinstance(results[2], ItemError)
     assert results[2].code == NotFound.code
 

@@ -45,6 +45,7 @@ def test_an_empty_image_is_an_image() -> None:
     ("record", "field"),
     [
         (Record(""), "id"),
+        (Record("\ud800"), "id"),
         (Record(7), "id"),  # type: ignore[arg-type]  # what a caller without a type checker may do
         (Record("a", image=photo(), vector=[1.0]), "image"),
         (Record("a", image="/no/such"), "image"),
@@ -72,13 +73,14 @@ def test_a_record_larger_than_a_message_is_refused() -> None:
         (Query(), "query"),
         (Query(image=b"", like="a"), "query"),
         (Query(vector=[1.0], liked=["a"]), "query"),
-        (Query(like=""), "like"),
-        (Query(vector=[np.inf]), "vector"),
-        (Query(image="/no/such"), "image"),
-        (Query(disliked=["a"]), "liked"),
-        (Query(liked="abc"), "liked"),
-        (Query(liked=["a", ""]), "liked[1]"),
-        (Query(liked=["a"], disliked=[Path("/no/such")]), "disliked[0]"),
+        (Query(like=""), "query.record_id"),
+        (Query(like="\ud800"), "query.record_id"),
+        (Query(vector=[np.inf]), "query.vector"),
+        (Query(image="/no/such"), "query.image"),
+        (Query(disliked=["a"]), "query.examples.liked"),
+        (Query(liked="abc"), "query.examples.liked"),
+        (Query(liked=["a", ""]), "query.examples.liked[1]"),
+        (Query(liked=["a"], disliked=[Path("/no/such")]), "query.examples.disliked[0]"),
     ],
 )
 def test_a_wrong_query_is_refused(query: Query, field: str) -> None:

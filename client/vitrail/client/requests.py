@@ -100,7 +100,7 @@ def record_input(record: Record, space: str | None) -> record_pb2.RecordInput:
     if record.image is not None:
         message.image = images.encode(record.image)
     elif record.vector is not None:
-        message.vector.CopyFrom(vector_message(record.vector, space))
+        message.vector.CopyFrom(vector_message(record.vector, space, "vector"))
     return fitting(message, field="" if record.image is None else "image")
 
 
@@ -117,8 +117,13 @@ def record_inputs(
             errors.append(refused(index, InvalidArgument(str(error)), id=record.id))
 
 
-def query_message(query: Query, space: str | None) -> search_pb2.Query:
+def query_message(query: Query, space: str | None, within: str = "query.") -> search_pb2.Query:
     """Write one query.
+
+    Args:
+        query: What to look for.
+        space: The embedding space its vectors were made in, if the caller says so.
+        within: Where the query stands in its request, so that a wrong field bears the contract's name.
 
     Raises:
         VitrailError: It is not exactly one kind, cannot be read, or is larger than a message.
@@ -126,14 +131,16 @@ def query_message(query: Query, space: str | None) -> search_pb2.Query:
     examples = bool(len(query.liked) or len(query.disliked))
     given = [query.image is not None, query.vector is not None, query.like is not None, examples]
     if sum(given) != 1:
-        raise InvalidArgument("give one of image, vector, like, or liked and disliked", field="query")
+        raise InvalidArgument("give one of image, vector, like, or liked and disliked", field=within.rstrip("."))
     if query.image is not None:
-        return fitting(search_pb2.Query(image=images.encode(query.image)), field="image")
+        image = images.encode(query.image, f"{within}image")
+        return fitting(search_pb2.Query(image=image), f"{within}image")
     if query.vector is not None:
-        return search_pb2.Query(vector=vector_message(query.vector, space))
+        return search_pb2.Query(vector=vector_message(query.vector, space, f"{within}vector"))
     if query.like is not None:
-        return search_pb2.Query(record_id=checked_id(query.like, "like"))
-    return fitting(search_pb2.Query(examples=examples_message(query, space)), field="liked")
+        return search_pb2.Query(record_id=checked_id(query.like, f"{within}record_id"))
+    message = examples_message(query, space, f"{within}examples")
+    return fitting(search_pb2.Query(examples=message), f"{within}examples")
 
 
 def query_messages(
@@ -142,16 +149,17 @@ def query_messages(
     """Write queries one by one as they are asked for; one that is wrong goes to `errors` instead."""
     for index, query in enumerate(queries):
         try:
-            yield index, query_message(query, space)
+            yield index, query_message(query, space, within="")
         except VitrailError as error:
             errors.append(refused(index, error))
 
 
-def examples_message(query: Query, space: str | None) -> search_pb2.Examples:
+def examples_message(query: Query, space: str | None, field: str) -> search_pb2.Examples:
     if not len(query.liked):
-        raise InvalidArgument("at least one example must be liked", field="liked")
+        raise InvalidArgument("at least one example must be liked", field=f"{field}.liked")
     return search_pb2.Examples(
-        liked=_examples(query.liked, space, "liked"), disliked=_examples(query.disliked, space, "disliked")
+        liked=_examples(query.liked, space, f"{field}.liked"),
+        disliked=_examples(query.disliked, space, f"{field}.disliked"),
     )
 
 
@@ -170,7 +178,7 @@ def example_message(example: Example, space: str | None, field: str) -> search_p
     return search_pb2.Example(image=images.encode(cast("ImageLike", example), field))
 
 
-def vector_message(vector: VectorLike, space: str | None, field: str = "vector") -> types_pb2.Vector:
+def vector_message(vector: VectorLike, space: str | None, field: str) -> types_pb2.Vector:
     return types_pb2.Vector(data=to_bytes(to_vector(vector, field)), space=space or "")
 
 
@@ -201,6 +209,10 @@ def included(names: Iterable[str]) -> dict[str, bool]:
 def checked_id(value: str, field: str = "id") -> str:
     if not isinstance(value, str) or not value:
         raise InvalidArgument(f"an id is a string that is not empty, not {value!r}", field=field)
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidArgument(f"{value!r} is not UTF-8", field=field) from error
     return value
 
 
