@@ -122,6 +122,7 @@ class Trained:
         self._index = index
         self._metric = metric
         self._lock = threading.Lock()
+        self._empty = faiss.IndexFlat(index.d, index.metric_type)
 
     @classmethod
     def train(cls, sample: Floats, recipe: Recipe, metric: Metric) -> "Trained":
@@ -158,9 +159,8 @@ class Trained:
         if isinstance(self._index, faiss.IndexPreTransform):
             base = faiss.SearchParametersPreTransform(index_params=inverted)
         parameters = faiss.IndexRefineSearchParameters(k_factor=candidates / k, base_index_params=base)
-        # Not by its constructor, which wants both to hold as many vectors; `flat` has the tail's too.
-        refined = faiss.IndexRefine()
-        refined.d, refined.metric_type, refined.is_trained = flat.index.d, flat.index.metric_type, True
+        # Its constructor wants both to hold as many vectors, and `flat` has the tail's too.
+        refined = faiss.IndexRefine(self._empty, self._empty)
         refined.base_index, refined.refine_index, refined.ntotal = self._index, flat.index, flat.index.ntotal
         with self._lock:
             scores, rows = refined.search(queries, k, params=parameters)
