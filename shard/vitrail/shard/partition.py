@@ -12,7 +12,7 @@ but for the trained index, which may grow: a view's bitmap ends at its own `fold
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, cast
 from uuid import uuid4
@@ -43,6 +43,9 @@ RETRAIN_GROWTH = 4
 # The trained index is written again once it holds this many rows, or this share, more than its file.
 REWRITE_ROWS = 50_000
 REWRITE_SHARE = 0.25
+
+# Files that a training reads and writes begin with this; those of one that was cut short are removed on opening.
+TRAINING = "training-"
 
 State = Literal["exact", "training", "trained"]
 
@@ -220,7 +223,9 @@ class Partition:
         trained = Trained.load(self.directory / file.name, file.recipe, self.metric)
         self.trained_on = file.trained_on
         self.version = uuid4().hex[:8]
-        self._describe(file)
+        name = f"main-{self.version}"
+        (self.directory / file.name).rename(self.directory / name)
+        self._describe(replace(file, name=name))
         self._show(self.view.live, self.view.records, file.rows, trained)
 
     def publish(self) -> None:
@@ -290,6 +295,8 @@ class Partition:
 
     def _open(self, published: manifest.Manifest | None) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
+        for leftover in self.directory.glob(f"{TRAINING}*"):
+            leftover.unlink()
         self.cursor = Cursor(collection_uid=self.collection.uid)
         self.version = ""
         self.trained_on = 0

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict
 
 from vitrail.rpc.process import child_environment, die_with_parent
 from vitrail.shard.index import Metric, Recipe, Trained, choose_recipe, training_rows, use_one_thread
-from vitrail.shard.partition import Partition, TrainedFile
+from vitrail.shard.partition import TRAINING, Partition, TrainedFile
 
 NICENESS = 10
 ADD_SLICE = 8192
@@ -59,7 +59,7 @@ async def train(partition: Partition) -> TrainedFile:
     view = partition.view
     name = uuid4().hex[:8]
     rows = view.rows // 8 * 8
-    live = partition.directory / f"live-training-{name}"
+    live = partition.directory / f"{TRAINING}live-{name}"
     live.write_bytes(view.live[: rows // 8].tobytes())
     job = Job(
         directory=partition.directory.absolute(),
@@ -68,7 +68,7 @@ async def train(partition: Partition) -> TrainedFile:
         dtype=partition.dtype.str,
         rows=rows,
         live=live.name,
-        file=f"main-{name}",
+        file=f"{TRAINING}main-{name}",
     )
     try:
         result = await _run(job)
