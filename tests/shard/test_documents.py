@@ -1,0 +1,98 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vitrail.shard import documents
+from vitrail.shard.documents import Document, Documents, IdMap
+from vitrail.shard.files import AppendFile, all_or_nothing
+
+
+def test_documents_come_back_as_they_were(tmp_path: Path) -> None:
+    """Ids and attributes of any row, in any order, with text of any kind and empty attributes."""
+    held = Documents(tmp_path)
+    held.append([Document("a", b"1"), Document("ключ/🧢", b""), Document("c", b"\0\xff")])
+    held.append([Document("d", b"2")])
+    assert held.ids([3, 1, 0]) == ["d", "ключ/🧢", "a"]
+    assert held.attributes([2, 1]) == [b"\0\xff", b""]
+    assert len(held) == 4
+
+
+NAMES = st.sampled_from([f"record-{n}" for n in range(12)])
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    changes=st.lists(st.tuples(NAMES, st.booleans()), max_size=60), same_hash=st.booleans(), merge_at=st.integers(1, 9)
+)
+def test_the_id_map_agrees_with_a_dictionary(
+    tmp_path_factory: pytest.TempPathFactory, changes: list[tuple[str, bool]], same_hash: bool, merge_at: int
+) -> None:
+    """Whatever is put and forgotten, also where all ids share one hash, each id has its own last row."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(IdMap, "MERGE_AT", merge_at)
+        if same_hash:
+            patch.setattr(documents, "hash_id", len)
+        held = Documents(tmp_path_factory.mktemp("documents"))
+        ids, expected = IdMap(held), dict[str, int]()
+        for name, present in changes:
+            if present:
+                expected[name] = len(held)
+                held.append([Document(name, b"")])
+            else:
+                expected.pop(name, None)
+            ids.put([name], [expected.get(name, -1)])
+        asked = [f"record-{n}" for n in range(13)]
+        assert ids.find(asked) == [expected.get(name, -1) for name in asked]
+        reloaded = IdMap(held, np.array(sorted(expected.values()), np.intp))
+        assert reloaded.find(asked) == [expected.get(name, -1) for name in asked]
+
+
+def test_an_append_file_keeps_old_views_while_it_grows(tmp_path: Path) -> None:
+    """A view taken before the file outgrew its mapping still shows the same bytes."""
+    file = AppendFile(tmp_path / "file")
+    file.append(b"first")
+    before = file.data()
+    file.append(bytes(3 << 20))
+    file.append(b"last")
+    assert before.tobytes() == b"first"
+    assert file.data()[-4:].tobytes() == b"last"
+
+
+def test_an_append_file_reopens_at_its_published_size(tmp_path: Path) -> None:
+    """What a crash left behind the published size is cut off, and the hash is that of what counts."""
+    file = AppendFile(tmp_path / "file")
+    file.append(b"published")
+    digest = file.digest()
+    file.append(b" and lost")
+    file.close()
+    again = AppendFile(tmp_path / "file", size=9)
+    assert again.data().tobytes() == b"published"
+    assert again.digest() == digest
+    again.append(b"!")
+    assert again.data().tobytes() == b"published!"
+
+
+def test_an_append_file_shorter_than_published_is_refused(tmp_path: Path) -> None:
+    """A file that lost bytes is not opened as if it had them."""
+    AppendFile(tmp_path / "file").close()
+    with pytest.raises(OSError, match="shorter"):
+        AppendFile(tmp_path / "file", size=10)
+
+
+def test_appending_to_several_files_is_all_or_nothing(tmp_path: Path) -> None:
+    """When a later file cannot take its bytes, the earlier ones and their hashes are as they were."""
+    file = AppendFile(tmp_path / "file")
+    file.append(b"kept")
+    digest = file.digest()
+
+    def append_in_vain() -> None:
+        with all_or_nothing(file):
+            file.append(b"dropped")
+            raise OSError("the disk is full")
+
+    with pytest.raises(OSError, match="full"):
+        append_in_vain()
+    assert (file.data().tobytes(), file.digest()) == (b"kept", digest)

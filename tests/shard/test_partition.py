@@ -1,0 +1,326 @@
+import os
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from tests.shard.rows import best_ids, clustered, collection, delete, upsert
+from vitrail.shard.index import Floats, Metric, Trained, choose_recipe
+from vitrail.shard.partition import Found, Partition, TrainedFile
+from vitrail.shard.training import Job, run
+from vitrail.v1.log_pb2 import Cursor
+
+SLOTS = (0, 1024)
+
+
+def train(partition: Partition) -> TrainedFile:
+    """Train as the training process does, without the process."""
+    view, name = partition.view, f"training-main-{partition.version}"
+    rows = view.rows // 8 * 8
+    (partition.directory / "training-live").write_bytes(view.live[: rows // 8].tobytes())
+    result = run(
+        Job(
+            directory=partition.directory,
+            dimension=partition.dimension,
+            metric=partition.metric,
+            dtype=partition.dtype.str,
+            rows=rows,
+            live="training-live",
+            file=name,
+        )
+    )
+    return TrainedFile(name, rows, result.trained_on, result.recipe)
+
+
+def ids_of(found: Found) -> list[list[str]]:
+    return [found.view.documents.ids([row for row in rows if row >= 0]) for rows in found.rows.tolist()]
+
+
+def fill(partition: Partition, vectors: Floats, first_seq: int = 1) -> None:
+    partition.apply([upsert(f"r{row}", vector, first_seq + row) for row, vector in enumerate(vectors)])
+    partition.checkpoint(Cursor(collection_uid=1, seq=first_seq + len(vectors) - 1, mark=7))
+
+
+class PartitionMachine(RuleBasedStateMachine):
+    """A partition under writes, folds, trainings and restarts in any order agrees with a dictionary."""
+
+    names = st.sampled_from([f"r{n}" for n in range(150)])
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.directory = Path(tempfile.mkdtemp())
+        self.random = np.random.default_rng(5)
+        self.records: dict[str, Floats] = {}
+        self.published: dict[str, Floats] = {}
+        self.seq = 0
+
+    @initialize(metric=st.sampled_from(["cosine", "inner_product", "euclidean"]), dimension=st.sampled_from([4, 24]))
+    def start(self, metric: Metric, dimension: int) -> None:
+        self.metric, self.dimension = metric, dimension
+        self.partition = self.opened()
+
+    def opened(self) -> Partition:
+        return Partition(self.directory / "1", collection(self.dimension, self.metric, train_at=39), SLOTS)
+
+    @rule(ids=st.lists(names, min_size=1, max_size=60, unique=True))
+    def upsert(self, ids: list[str]) -> None:
+        vectors = self.random.normal(size=(len(ids), self.dimension)).astype(np.float32)
+        self.partition.apply([upsert(*pair, self.next_seq()) for pair in zip(ids, vectors, strict=True)])
+        self.records.update(zip(ids, vectors, strict=True))
+        self.checkpoint()
+
+    @rule(ids=st.lists(names, min_size=1, max_size=30, unique=True))
+    def delete(self, ids: list[str]) -> None:
+        self.partition.apply([delete(name, self.next_seq()) for name in ids])
+        for name in ids:
+            self.records.pop(name, None)
+        self.checkpoint()
+
+    @rule()
+    def fold(self) -> None:
+        self.partition.fold()
+
+    @rule()
+    def train_and_swap(self) -> None:
+        if self.partition.view.records >= 39 + 7:  # the last rows may lie beyond the multiple of 8
+            self.partition.swap(train(self.partition))
+
+    @rule()
+    def publish(self) -> None:
+        self.partition.publish()
+        self.published = dict(self.records)
+
+    @rule()
+    def crash_and_follow_again(self) -> None:
+        """What is found again is what was published; the log then brings the rest."""
+        self.partition.close()
+        self.partition = self.opened()
+        assert self.partition.rebuilt == ""
+        assert self.found_ids() == set(self.published)
+        missing = [upsert(name, vector, self.seq) for name, vector in self.records.items()]
+        gone = [delete(name, self.seq) for name in self.published.keys() - self.records.keys()]
+        self.partition.apply([*missing, *gone])
+        self.checkpoint()
+
+    @invariant()
+    def agrees_with_a_dictionary(self) -> None:
+        assert self.partition.view.records == len(self.records)
+        query = self.random.normal(size=(1, self.dimension)).astype(np.float32)
+        if self.metric == "cosine":
+            query /= np.linalg.norm(query)
+        expected = best_ids(query[0], self.records, self.metric, 5)
+        assert ids_of(self.partition.search(query, 5, exact=True)) == [expected]
+        # With every list probed and everything reranked, the trained index finds the same.
+        assert ids_of(self.partition.search(query, 5, nprobe=65_536, rerank_factor=1000)) == [expected]
+
+    def found_ids(self) -> set[str]:
+        query = np.ones((1, self.dimension), np.float32)
+        return set(ids_of(self.partition.search(query, 200, exact=True))[0])
+
+    def next_seq(self) -> int:
+        self.seq += 1
+        return self.seq
+
+    def checkpoint(self) -> None:
+        self.partition.checkpoint(Cursor(collection_uid=1, seq=self.seq, mark=self.seq))
+
+    def teardown(self) -> None:
+        shutil.rmtree(self.directory)
+
+
+PartitionMachine.TestCase.settings = settings(max_examples=25, stateful_step_count=25, deadline=None)
+TestPartitionMachine = PartitionMachine.TestCase
+
+
+def test_a_partition_is_exact_until_trained_and_says_so(tmp_path: Path) -> None:
+    """States follow each other as a user sees them, and the tail empties into the trained index."""
+    partition = Partition(tmp_path, collection(24, train_at=200), SLOTS)
+    fill(partition, clustered(199, 24))
+    assert (partition.state, partition.wants_training, partition.tail) == ("exact", False, 199)
+    fill(partition, clustered(300, 24), first_seq=200)
+    assert partition.wants_training
+    partition.training = True
+    assert partition.state == "training"
+    partition.swap(train(partition))
+    partition.training = False
+    assert (partition.state, partition.wants_training) == ("trained", False)
+    assert partition.view.records == 300
+    assert partition.tail < 8
+    assert partition.search(clustered(1, 24), 3).nprobe > 0
+
+
+def test_a_trained_partition_trains_again_once_it_has_outgrown_its_training(tmp_path: Path) -> None:
+    """Four times the records that it was trained on, and it wants another index."""
+    partition = Partition(tmp_path, collection(24, train_at=100), SLOTS)
+    fill(partition, clustered(104, 24))
+    partition.swap(train(partition))
+    fill(partition, clustered(4 * 104 - 1, 24))
+    assert not partition.wants_training
+    fill(partition, clustered(4 * 104, 24))
+    assert partition.wants_training
+
+
+def test_replacing_and_deleting_take_records_out_of_results(tmp_path: Path) -> None:
+    """An id that is written again is found once, where it is now; a deleted one is not found."""
+    partition = Partition(tmp_path, collection(4), SLOTS)
+    x, y = np.eye(4, dtype=np.float32)[:2]
+    partition.apply([upsert("a", x, 1), upsert("b", x, 2)])
+    partition.apply([upsert("a", y, 3), delete("b", 4), delete("never", 5)])
+    found = partition.search(x[np.newaxis], 10)
+    assert ids_of(found) == [["a"]]
+    assert found.scores[0, 0] == pytest.approx(0.0)
+
+
+def test_a_restarted_partition_is_trained_at_once(tmp_path: Path) -> None:
+    """It comes back from its files with its index, its place in the log and its tail, without training again."""
+    partition = Partition(tmp_path, collection(24, train_at=100), SLOTS)
+    vectors = clustered(300, 24)
+    fill(partition, vectors[:204])
+    partition.swap(train(partition))
+    fill(partition, vectors)
+    partition.publish()
+    version = partition.version
+    partition.close()
+    again = Partition(tmp_path, collection(24, train_at=100), SLOTS)
+    assert (again.state, again.version, again.cursor.seq, again.cursor.mark) == ("trained", version, 300, 7)
+    assert again.view.records == 300
+    assert not again.wants_publishing
+    query = vectors[:1] / np.linalg.norm(vectors[0])
+    assert ids_of(again.search(query, 1)) == [["r0"]]
+
+
+def damage_vectors(directory: Path) -> None:
+    data = bytearray((directory / "vectors").read_bytes())
+    data[100] ^= 1
+    (directory / "vectors").write_bytes(data)
+
+
+def truncate_index(directory: Path) -> None:
+    (path,) = directory.glob("main-*")
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def lose_live(directory: Path) -> None:
+    (path,) = directory.glob("live-*")
+    path.unlink()
+
+
+def garble_manifest(directory: Path) -> None:
+    (directory / "manifest.json").write_text("{")
+
+
+def future_manifest(directory: Path) -> None:
+    path = directory / "manifest.json"
+    path.write_text(path.read_text().replace('"format": 1', '"format": 999'))
+
+
+def truncate_documents(directory: Path) -> None:
+    (directory / "documents").write_bytes(b"")
+
+
+@pytest.mark.parametrize(
+    "damage", [damage_vectors, truncate_index, lose_live, garble_manifest, future_manifest, truncate_documents]
+)
+def test_a_damaged_partition_is_thrown_away(tmp_path: Path, damage: Callable[[Path], None]) -> None:
+    """Whatever is not as it was published is deleted, and the log is followed from the beginning."""
+    partition = Partition(tmp_path / "p", collection(24, train_at=100), SLOTS)
+    fill(partition, clustered(208, 24))
+    partition.swap(train(partition))
+    partition.publish()
+    partition.close()
+    damage(tmp_path / "p")
+    again = Partition(tmp_path / "p", collection(24, train_at=100), SLOTS)
+    assert again.rebuilt
+    assert (again.view.records, again.cursor.seq, again.state) == (0, 0, "exact")
+    fill(again, clustered(20, 24))
+    assert again.view.records == 20
+
+
+@pytest.mark.parametrize(
+    "other", [(collection(24, uid=2), SLOTS), (collection(8), SLOTS), (collection(24), (0, 512))], ids=str
+)
+def test_a_partition_of_something_else_is_thrown_away(tmp_path: Path, other: tuple) -> None:  # type: ignore[type-arg]
+    """Files of another collection, dimension or slot range are never served."""
+    partition = Partition(tmp_path / "p", collection(24), SLOTS)
+    fill(partition, clustered(20, 24))
+    partition.publish()
+    partition.close()
+    again = Partition(tmp_path / "p", *other)
+    assert again.rebuilt
+    assert again.view.records == 0
+
+
+def test_searches_never_see_a_write_half_done(tmp_path: Path) -> None:
+    """While rows are replaced, folded and swapped, every search finds each record exactly once."""
+    partition = Partition(tmp_path, collection(24, train_at=100), SLOTS)
+    vectors = clustered(120, 24)
+    fill(partition, vectors)
+    partition.swap(train(partition))
+    stop, wrong = threading.Event(), list[str]()
+
+    def search() -> None:
+        query = np.ones((1, 24), np.float32)
+        while not stop.is_set():
+            for exact in (True, False):
+                (found,) = ids_of(partition.search(query, 200, nprobe=65_536, exact=exact))
+                if len(found) != 120 or len(set(found)) != 120:
+                    wrong.append(f"{len(found)} hits of {len(set(found))} records")
+
+    searching = threading.Thread(target=search)
+    searching.start()
+    for round_ in range(60):
+        fill(partition, vectors[round_ % 2 :: 2], first_seq=1000 * (round_ + 1)) if round_ % 3 else fill(
+            partition, vectors, first_seq=1000 * (round_ + 1)
+        )
+        partition.fold()
+        if round_ % 20 == 19:
+            partition.swap(train(partition))
+    stop.set()
+    searching.join()
+    assert not wrong
+
+
+def test_a_full_disk_leaves_a_partition_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When documents cannot be written, the vectors that were are forgotten, and the same rows can be taken later."""
+    partition = Partition(tmp_path, collection(24), SLOTS)
+    fill(partition, clustered(10, 24))
+    write = os.pwrite
+
+    def full(file: int, data: bytes, offset: int) -> int:
+        if len(data) < 100:  # ids and entries, not vectors
+            raise OSError(28, "No space left on device")
+        return write(file, data, offset)
+
+    monkeypatch.setattr(os, "pwrite", full)
+    with pytest.raises(OSError, match="No space"):
+        partition.apply([upsert("new", clustered(1, 24)[0], 11)])
+    monkeypatch.undo()
+    assert partition.view.records == 10
+    partition.apply([upsert("new", clustered(1, 24)[0], 11)])
+    assert partition.view.records == 11
+    assert ids_of(partition.search(clustered(1, 24), 11))[0].count("new") == 1
+
+
+def test_a_trained_index_that_grew_is_written_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A restart does not have to fold again what was folded long before the last publication."""
+    monkeypatch.setattr("vitrail.shard.partition.REWRITE_ROWS", 50)
+    partition = Partition(tmp_path, collection(24, train_at=100), SLOTS)
+    vectors = clustered(400, 24)
+    fill(partition, vectors[:104])
+    partition.swap(train(partition))
+    partition.apply([upsert(f"r{row}", vector, row + 1) for row, vector in enumerate(vectors) if row >= 104])
+    partition.checkpoint(Cursor(collection_uid=1, seq=400, mark=7))
+    partition.fold()
+    partition.publish()
+    partition.close()
+    again = Partition(tmp_path, collection(24, train_at=100), SLOTS)
+    assert again.tail == 0
+    assert isinstance(again.view.trained, Trained)
+    assert again.recipe == choose_recipe(104, 24)
