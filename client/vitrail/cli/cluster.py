@@ -12,7 +12,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -69,15 +68,17 @@ class Cluster:
     async def _start(self) -> None:
         for child in self._children:
             await child.start()
-        waits = [asyncio.create_task(_serving(address)) for address in self._addresses]
-        exits = [asyncio.create_task(child.wait()) for child in self._children]
+        waits = {asyncio.create_task(_serving(address)) for address in self._addresses}
+        exits = {asyncio.create_task(child.wait()) for child in self._children}
         try:
             async with asyncio.timeout(START_SECONDS):
-                everyone = asyncio.gather(*waits)
-                some: list[asyncio.Future[Any]] = [everyone, *exits]
-                await asyncio.wait(some, return_when=asyncio.FIRST_COMPLETED)
+                while any(not wait.done() for wait in waits) and not any(exit_.done() for exit_ in exits):
+                    unfinished = {wait for wait in waits if not wait.done()}
+                    await asyncio.wait(unfinished | exits, return_when=asyncio.FIRST_COMPLETED)
+        except TimeoutError as error:
+            raise StartFailed(f"not ready after {START_SECONDS:.0f} seconds") from error
         finally:
-            for task in (*waits, *exits):
+            for task in waits | exits:
                 task.cancel()
         for child in self._children:
             if child.exited:

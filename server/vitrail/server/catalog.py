@@ -38,11 +38,17 @@ class News:
     """Wakes whoever waits for something to have changed in the store."""
 
     def __init__(self) -> None:
+        self.ended = False
         self._next = asyncio.Event()
 
     def tell(self) -> None:
         event, self._next = self._next, asyncio.Event()
         event.set()
+
+    def end(self) -> None:
+        """Wake everyone for the last time."""
+        self.ended = True
+        self.tell()
 
     def listen(self) -> asyncio.Event:
         """An event that the next news sets. Take it before looking, wait for it after: nothing is missed."""

@@ -31,6 +31,8 @@ OVERDUE_FACTOR = 2.0
 SHORTEST_OVERDUE = 0.05
 LONGEST_OVERDUE = 2.0
 RECENT = 200
+# Of the time that a caller has left when it joins the queue; the rest is for merging.
+SHARE = 0.95
 
 
 class Parameters(NamedTuple):
@@ -51,6 +53,8 @@ class Search:
 
     parameters: Parameters
     queries: NDArray[np.float32]
+    answer_by: Deadline
+    """When to answer with what there is; before the caller's own deadline, at which it leaves."""
 
 
 @dataclass(slots=True)
@@ -78,15 +82,16 @@ class Fanout:
         self._batches: set[asyncio.Task[None]] = set()
         self.batcher: Batcher[Search, Answer] = Batcher("search", self._process, limit=batch, capacity=capacity)
 
-    async def search(self, search: Search, deadline: Deadline) -> Answer:
-        """Search all shards.
+    async def search(self, parameters: Parameters, queries: NDArray[np.float32], deadline: Deadline) -> Answer:
+        """Search all shards for float32 [n, d], of length 1 for cosine.
 
         Raises:
             Unavailable: No shard can be reached.
             DeadlineExceeded: No shard answered in time.
             ResourceExhausted: The queue is full.
         """
-        return await self.batcher.submit(search, deadline, len(search.queries))
+        search = Search(parameters, queries, Deadline.after(SHARE * deadline.remaining))
+        return await self.batcher.submit(search, deadline, len(queries))
 
     async def _process(self, tickets: Sequence[SearchTicket]) -> None:
         batch = Batch(tickets, self._topology.shards)
@@ -129,7 +134,7 @@ class Group:
             rerank_factor=rerank_factor,
             exact=exact,
             attributes=attributes,
-            timeout=max(ticket.deadline.remaining for ticket in self.tickets),
+            timeout=max(ticket.item.answer_by.remaining for ticket in self.tickets),
         )
 
 
@@ -154,7 +159,7 @@ class Batch:
                 self._calls[asyncio.ensure_future(_ask(shard, request, timeout))] = shard
         pending = set(self._calls)
         while pending and (waiting := self._unanswered()):
-            until = min(ticket.deadline.at for ticket in waiting)
+            until = min(ticket.item.answer_by.at for ticket in waiting)
             done, pending = await asyncio.wait(pending, timeout=max(0.0, until - time.monotonic()))
             for call in done:
                 self._take(call)
@@ -256,4 +261,4 @@ def _grouped(tickets: Sequence[SearchTicket]) -> list[Group]:
 
 
 def _is_due(ticket: SearchTicket, now: float) -> bool:
-    return not ticket.future.done() and ticket.deadline.at <= now
+    return not ticket.future.done() and ticket.item.answer_by.at <= now

@@ -35,7 +35,7 @@ class LogService(LogServiceServicer):
             places.pop(uid)
             yield FollowResponse(reset=Reset(collection_uid=uid))
         catalog_seq = -1
-        while True:
+        while not self._journal.news.ended:
             news = self._journal.news.listen()
             catalog = self._journal.catalog
             collections = catalog.all()

@@ -47,20 +47,23 @@ def run(config: Config) -> None:
 
 async def _serve(config: Config) -> None:
     metrics_port = serve_metrics(config.host, config.metrics_port)
-    async with _parts(config, f"{config.host}:{metrics_port}") as (server, tasks):
+    async with _parts(config, f"{config.host}:{metrics_port}") as (server, journal, tasks):
         port = await server.start()
         await server.set_serving(True)
         log.info("serving", address=f"{config.host}:{port}", shards=config.shards, metrics_port=metrics_port)
         stopped = asyncio.create_task(wait_for_signal())
         done, _ = await asyncio.wait([stopped, *tasks], return_when=asyncio.FIRST_COMPLETED)
         log.info("draining")
+        journal.news.end()  # the streams of the log end by themselves, and are not waited for
         await server.drain(config.drain_seconds)
         for task in done - {stopped}:
             task.result()  # a part that ended by itself has failed
 
 
 @contextlib.asynccontextmanager
-async def _parts(config: Config, metrics_address: str) -> AsyncIterator[tuple[Server, list[asyncio.Task[None]]]]:
+async def _parts(
+    config: Config, metrics_address: str
+) -> AsyncIterator[tuple[Server, Journal, list[asyncio.Task[None]]]]:
     """The parts of a coordinator put together, with the tasks that run as long as it does."""
     journal = Journal(Store(config.data))
     await journal.load_catalog()
@@ -92,7 +95,7 @@ async def _parts(config: Config, metrics_address: str) -> AsyncIterator[tuple[Se
     work = (topology.run(), fanout.batcher.run(), pipeline.batcher.run(), journal.batcher.run(), _report(journal))
     tasks = [asyncio.create_task(each) for each in work]
     try:
-        yield server, tasks
+        yield server, journal, tasks
     finally:
         for task in tasks:
             task.cancel()

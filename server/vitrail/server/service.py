@@ -13,7 +13,7 @@ from vitrail.rpc.errors import FailedPrecondition, InvalidArgument, NotFound, Un
 from vitrail.rpc.server import Context
 from vitrail.server import metrics, validate
 from vitrail.server.deadlines import deadline_of
-from vitrail.server.fanout import Answer, Fanout, Parameters, Search
+from vitrail.server.fanout import Answer, Fanout, Parameters
 from vitrail.server.journal import Journal
 from vitrail.server.merge import Found
 from vitrail.server.queries import Queries, Target, stored_vector
@@ -82,7 +82,7 @@ class SearchService(SearchServiceServicer):
         """Ask the shards, for as many hits more as may be left out again."""
         more = max(len(target.left_out) for target in targets)
         queries = np.stack([target.vector for target in targets])
-        return await self._fanout.search(Search(parameters._replace(top_k=parameters.top_k + more), queries), deadline)
+        return await self._fanout.search(parameters._replace(top_k=parameters.top_k + more), queries, deadline)
 
     async def _targets(
         self, request: BatchSearchRequest, collection: Collection, wanted: "Wanted", deadline: Deadline
