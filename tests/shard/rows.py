@@ -42,7 +42,8 @@ def clustered(count: int, dimension: int, seed: int = 0) -> Floats:
 def scores(queries: Floats, vectors: Floats, metric: Metric) -> Floats:
     """The score of each query with each vector, float32 [q, n]."""
     if metric == "euclidean":
-        return np.negative(((queries[:, np.newaxis] - vectors[np.newaxis]) ** 2).sum(axis=2), dtype=np.float32)
+        distances: Floats = ((queries[:, np.newaxis] - vectors[np.newaxis]) ** 2).sum(axis=2)
+        return -distances
     if metric == "cosine":
         queries, vectors = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (queries, vectors))
     return np.asarray(queries @ vectors.T, np.float32)

@@ -42,6 +42,7 @@ def stats(
 def _print(one: CollectionStats) -> None:
     title = f"{one.collection.name}: {one.records:,} records of {one.collection.dimension} dimensions, seq {one.seq:,}"
     print_table(COLUMNS, map(_row, one.partitions), title=title)
+    typer.echo(f"the coordinator's metrics: {one.metrics_address}")
 
 
 def _row(partition: PartitionStats) -> list[object]:

@@ -165,7 +165,7 @@ class AsyncClient:
         exact: bool = False,
         min_score: float | None = None,
         min_coverage: float = 0.0,
-        include: Iterable[Included] = ("attributes", "uri"),
+        include: Iterable[Included] = ("attributes",),
         space: str | None = None,
         timeout: float | None = None,
     ) -> SearchResult:
@@ -187,7 +187,7 @@ class AsyncClient:
         exact: bool = False,
         min_score: float | None = None,
         min_coverage: float = 0.0,
-        include: Iterable[Included] = ("attributes", "uri"),
+        include: Iterable[Included] = ("attributes",),
         space: str | None = None,
         timeout: float | None = None,
     ) -> BatchResults:

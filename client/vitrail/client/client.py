@@ -210,7 +210,7 @@ class Client:
         exact: bool = False,
         min_score: float | None = None,
         min_coverage: float = 0.0,
-        include: Iterable[Included] = ("attributes", "uri"),
+        include: Iterable[Included] = ("attributes",),
         space: str | None = None,
         timeout: float | None = None,
     ) -> SearchResult:
@@ -229,7 +229,8 @@ class Client:
             exact: Compare with every record.
             min_score: Only hits that score at least this.
             min_coverage: Raise `Unavailable` rather than answer from a smaller share of the records, 0 to 1.
-            include: What comes with each hit: "attributes", "uri", "vector", "thumbnail".
+            include: What comes with each hit: "attributes", and "uri", "vector", "thumbnail", which the
+                store is asked for.
             space: The embedding space the vector was made in, to be refused where it is not the collection's.
             timeout: Seconds for the call, instead of the client's.
         """
@@ -250,7 +251,7 @@ class Client:
         exact: bool = False,
         min_score: float | None = None,
         min_coverage: float = 0.0,
-        include: Iterable[Included] = ("attributes", "uri"),
+        include: Iterable[Included] = ("attributes",),
         space: str | None = None,
         timeout: float | None = None,
     ) -> BatchResults:

@@ -311,12 +311,14 @@ class CollectionStats:
         records: Live records in the store.
         seq: The last sequence number of its log.
         partitions: One a shard that the coordinator knows, reachable or not.
+        metrics_address: Where the metrics of the coordinator that answered are, as HOST:PORT.
     """
 
     collection: Collection
     records: int
     seq: int
     partitions: tuple[PartitionStats, ...]
+    metrics_address: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -126,6 +126,7 @@ def collection_stats(message: collection_pb2.GetCollectionStatsResponse) -> Coll
         records=message.records,
         seq=message.seq,
         partitions=tuple(map(partition_stats, message.partitions)),
+        metrics_address=message.metrics_address,
     )
 
 
