@@ -107,6 +107,8 @@ class Boundary(grpc.aio.ServerInterceptor):
             registry=registry,
         )
         self._wrapped: dict[str, Handler] = {}
+        # Looked up once a method: finding a metric by its labels takes longer than counting.
+        self._of_method: dict[tuple[str, str, str], tuple[Counter, Counter, Histogram]] = {}
 
     async def intercept_service(
         self,
@@ -129,6 +131,11 @@ class Boundary(grpc.aio.ServerInterceptor):
         )
         _, service, name = method.split("/")
         labels = (kind, service, name)
+        self._of_method[labels] = (
+            self._started.labels(*labels),
+            self._handled.labels(*labels, grpc.StatusCode.OK.name),
+            self._seconds.labels(*labels),
+        )
         inner: Any = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
 
         async def answer(request: Any, context: Context) -> Any:
@@ -154,7 +161,8 @@ class Boundary(grpc.aio.ServerInterceptor):
 
     @contextlib.asynccontextmanager
     async def _observed(self, labels: tuple[str, str, str], context: Context) -> AsyncIterator[None]:
-        self._started.labels(*labels).inc()
+        started, ok, seconds = self._of_method[labels]
+        started.inc()
         start, code = time.perf_counter(), grpc.StatusCode.OK
         try:
             yield
@@ -174,5 +182,5 @@ class Boundary(grpc.aio.ServerInterceptor):
             log.exception("a call failed", method=f"{labels[1]}/{labels[2]}")
             await context.abort(code, "internal error; the server's log says more")
         finally:
-            self._handled.labels(*labels, code.name).inc()
-            self._seconds.labels(*labels).observe(time.perf_counter() - start)
+            (ok if code is grpc.StatusCode.OK else self._handled.labels(*labels, code.name)).inc()
+            seconds.observe(time.perf_counter() - start)

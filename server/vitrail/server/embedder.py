@@ -179,7 +179,7 @@ class _Network:
             self._dtype,
             memory_format=torch.channels_last,  # type: ignore[call-overload] # torch's stubs leave it out here
         )
-        self._features = model.forward_features
+        self._forward = model.forward_features
         self._mean = torch.tensor(preprocessing.mean, device=self._device)
         self._std = torch.tensor(preprocessing.std, device=self._device)
 
@@ -193,11 +193,17 @@ class _Network:
     def _embed(self, pixels: NDArray[np.uint8]) -> "torch.Tensor":
         import torch
 
+        return torch.nn.functional.normalize(self.features(pixels).float().mean((2, 3)))
+
+    def features(self, pixels: NDArray[np.uint8]) -> "torch.Tensor":
+        """The last feature map, [n, 1280, 7, 7], of uint8 [n, 224, 224, 3]."""
+        import torch
+
         images = torch.tensor(pixels, device=self._device)
         # uint8 [n, h, w, 3] is channels-last memory already: the permuted view needs no copy.
         images = ((images - self._mean) / self._std).to(self._dtype).permute(0, 3, 1, 2)
-        pooled = self._features(images).float().mean((2, 3))
-        return torch.nn.functional.normalize(pooled)
+        found: torch.Tensor = self._forward(images)
+        return found
 
 
 def _placement(precision: Precision) -> "tuple[str, torch.dtype]":

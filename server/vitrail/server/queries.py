@@ -39,8 +39,8 @@ class Queries:
         self._pipeline = pipeline
         self._journal = journal
 
-    async def resolve(self, query: Query, collection: Collection, deadline: Deadline, field: str = "query") -> Target:
-        """The vector of a query.
+    async def resolve(self, query: Query, collection: Collection, deadline: Deadline, field: str) -> Target:
+        """The vector of a query; `field` is where it stands in the request, empty where it is an item of its own.
 
         Raises:
             InvalidArgument: It is empty, or what it names cannot be used; with the field.
@@ -51,7 +51,7 @@ class Queries:
         if kind is None:
             raise InvalidArgument("give one of image, vector, record_id and examples", field=field)
         if kind == "examples":
-            target = await self._rocchio(query.examples, collection, deadline, f"{field}.examples")
+            target = await self._rocchio(query.examples, collection, deadline, _at(field, "examples"))
         else:
             target = await self._one(query, collection, deadline, field)
         if collection.metric == Metric.METRIC_COSINE:
@@ -62,12 +62,12 @@ class Queries:
         match given.WhichOneof("kind"):
             case "image":
                 self._pipeline.check_space(collection)
-                found = await self._pipeline.embed(given.image, deadline, field=f"{field}.image")
+                found = await self._pipeline.embed(given.image, deadline, field=_at(field, "image"))
                 return Target(found.vector, frozenset(), found.decode, found.wait, found.embed)
             case "vector":
-                return Target(validate.vector(given.vector, collection, f"{field}.vector"))
+                return Target(validate.vector(given.vector, collection, _at(field, "vector")))
             case "record_id":
-                return await self._record(given.record_id, collection, f"{field}.record_id")
+                return await self._record(given.record_id, collection, _at(field, "record_id"))
             case _:
                 raise InvalidArgument("give one of image, vector and record_id", field=field)
 
@@ -101,6 +101,10 @@ class Queries:
         return await asyncio.gather(
             *(self._one(example, collection, deadline, f"{field}[{index}]") for index, example in enumerate(examples))
         )
+
+
+def _at(field: str, name: str) -> str:
+    return f"{field}.{name}" if field else name
 
 
 def stored_vector(data: bytes, dimension: int) -> NDArray[np.float32]:

@@ -32,6 +32,8 @@ from vitrail.v1.search_pb2 import (
 from vitrail.v1.search_pb2_grpc import SearchServiceServicer
 from vitrail.v1.types_pb2 import Attributes, ItemError, Metric, Vector
 
+# The steps of a search as they stand in `Timings`, each with its histogram.
+STEPS = [(field.name, metrics.STEP_SECONDS.labels(field.name)) for field in Timings.DESCRIPTOR.fields]
 # What is wrong with one item alone. Anything else (a full queue, no time left) is the whole call's.
 ITEM_ERRORS = (InvalidArgument, NotFound, FailedPrecondition)
 
@@ -51,7 +53,7 @@ class SearchService(SearchServiceServicer):
         collection = self._journal.catalog.get(request.collection)
         wanted = Wanted.of(request)
         parameters = validate.parameters(request, collection, wanted.top_k)
-        target = await self._queries.resolve(request.query, collection, deadline)
+        target = await self._queries.resolve(request.query, collection, deadline, "query")
         answer = await self._ask(parameters, [target], deadline)
         wanted.check_coverage(answer)
         (response,) = await self._responses(wanted, collection, [target], answer)
@@ -93,10 +95,7 @@ class SearchService(SearchServiceServicer):
         if not request.HasField("vectors"):
             validate.batch_size(len(request.queries), wanted.top_k, "queries")
             return await asyncio.gather(
-                *(
-                    _or_error(self._queries.resolve(query, collection, deadline, f"queries[{index}]"))
-                    for index, query in enumerate(request.queries)
-                )
+                *(_or_error(self._queries.resolve(query, collection, deadline, "")) for query in request.queries)
             )
         rows = validate.vector_array(request.vectors, collection, "vectors")
         validate.batch_size(len(rows), wanted.top_k, "vectors")
@@ -106,8 +105,8 @@ class SearchService(SearchServiceServicer):
             rows = rows.copy()
             rows[usable] = validate.unit(rows[usable])
         return [
-            InvalidArgument(text, field=f"vectors[{index}]") if text else Target(row)
-            for index, (row, text) in enumerate(zip(rows, wrong, strict=True))
+            InvalidArgument(text, field="vector") if text else Target(row)
+            for row, text in zip(rows, wrong, strict=True)
         ]
 
     async def _responses(
@@ -212,6 +211,5 @@ async def _or_error(target: Awaitable[Target]) -> Target | VitrailError:
 
 
 def _observe(response: SearchResponse) -> None:
-    timings = response.timings
-    for step in ("decode", "embed_wait", "embed", "search_wait", "fanout", "shard", "merge", "total"):
-        metrics.STEP_SECONDS.labels(step).observe(getattr(timings, step))
+    for step, histogram in STEPS:
+        histogram.observe(getattr(response.timings, step))

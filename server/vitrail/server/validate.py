@@ -31,6 +31,9 @@ DEFAULT_TRAIN_AT = 10_000
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 ATTRIBUTE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 
+# Squared lengths within these keep their precision in float32.
+SMALL, LARGE = 1e-30, 1e30
+
 N = TypeVar("N", int, float)
 
 
@@ -115,18 +118,23 @@ def vector_array(message: VectorArray, collection: Collection, field: str) -> ND
 def unusable(rows: NDArray[np.float32], collection: Collection) -> list[str]:
     """For each vector of float32 [n, d] what is wrong with it, or an empty string."""
     with np.errstate(over="ignore", invalid="ignore"):
-        lengths = np.einsum("nd,nd->n", rows, rows, dtype=np.float64)
+        squares = np.einsum("nd,nd->n", rows, rows)
+    if np.isfinite(squares).all() and squares.all():  # no component is NaN or infinite, no vector zero: the usual case
+        return [""] * len(rows)
     wrong = np.where(np.isfinite(rows).all(axis=1), "", "has components that are not finite")
     if collection.metric == Metric.METRIC_COSINE:
-        wrong = np.where((wrong == "") & (lengths == 0), "is zero, which has no direction", wrong)
+        wrong = np.where((wrong == "") & ~rows.any(axis=1), "is zero, which has no direction", wrong)
     return [str(text) for text in wrong]
 
 
 def unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
     """Vectors float32 [n, d], none of them zero, at length 1."""
-    # Scaled first, so that neither the squares of large components overflow nor those of small ones vanish.
-    scaled = rows / np.abs(rows).max(axis=1, keepdims=True)
-    found: NDArray[np.float32] = scaled / np.linalg.norm(scaled, axis=1, keepdims=True)
+    with np.errstate(over="ignore"):
+        squares = np.einsum("nd,nd->n", rows, rows)
+    if (squares < SMALL).any() or (squares > LARGE).any():
+        # Scaled first, so that neither the squares of large components overflow nor those of small ones vanish.
+        return unit(rows / np.abs(rows).max(axis=1, keepdims=True))
+    found: NDArray[np.float32] = rows / np.sqrt(squares)[:, np.newaxis]
     return found
 
 
