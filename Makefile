@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := server shard client protos tests scripts
 
-.PHONY: demo test test-long check protos up bench clean
+.PHONY: demo test check protos release-protos up bench clean
 
 demo: $(VENV)/installed
 	$(BIN)/python -m vitrail.cli.demo $(if $(IMAGES),--images "$(IMAGES)")
@@ -13,10 +13,7 @@ up: $(VENV)/installed
 	$(BIN)/vitrail up
 
 test: $(VENV)/installed-dev
-	$(BIN)/python -m pytest -m "not long"
-
-test-long: $(VENV)/installed-dev
-	$(BIN)/python -m pytest -m long
+	$(BIN)/python -m pytest
 
 check: $(VENV)/installed-dev
 	$(BIN)/ruff format --check $(SOURCES)
@@ -25,11 +22,15 @@ check: $(VENV)/installed-dev
 	$(BIN)/lint-imports
 	$(BIN)/buf lint
 	$(BIN)/buf format --diff --exit-code
+	$(BIN)/buf breaking --against protos/released.binpb
 	$(BIN)/python scripts/protos.py
 
 protos: $(VENV)/installed-dev
 	$(BIN)/buf format --write
 	$(BIN)/python scripts/protos.py --write
+
+release-protos: $(VENV)/installed-dev
+	$(BIN)/buf build --output protos/released.binpb
 
 bench: $(VENV)/installed-dev
 	$(BIN)/python -m tests.bench.main $(ARGS)

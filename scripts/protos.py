@@ -40,9 +40,7 @@ def main() -> int:
         stale = sorted(
             name
             for name in fresh.keys() | committed.keys()
-            if name not in fresh
-            or name not in committed
-            or fresh[name].read_bytes() != committed[name].read_bytes()
+            if name not in fresh or name not in committed or fresh[name].read_bytes() != committed[name].read_bytes()
         )
     for name in stale:
         print(f"not current: {PACKAGE / name} (run `make protos`)", file=sys.stderr)

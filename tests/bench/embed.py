@@ -5,13 +5,18 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tests.bench.photos import BATCH, opened, reencoded
 from tests.e2e.running import Running
 from vitrail.client import Client
 from vitrail.server.embedder import EfficientNetLite0
+
+T = TypeVar("T")
+Pixels = NDArray[np.uint8]
 
 THREADS = 2
 ROUNDS = 3
@@ -52,15 +57,21 @@ def measure(running: Running, images: list[bytes], directory: Path) -> Photos:
         def indexed(folder: Path) -> int:
             return client.index(NAME, folder).indexed
 
+        def decoded(part: list[bytes]) -> int:
+            return len(list(pool.map(opened, part)))
+
+        def embedded(batches: list[Pixels]) -> int:
+            return sum(len(embedder.embed(batch)) for batch in batches)
+
         for number, part in enumerate(parts):
             folder = directory / f"{number}"
             reencoded(part, folder, prefix=f"{number}-")
-            decoding = _rate(lambda part=part: len(list(pool.map(opened, part))))
-            model = _rate(lambda: sum(len(embedder.embed(batch)) for batch in batches))
-            rates.append((decoding, model, _rate(lambda folder=folder: indexed(folder))))
+            decoding = _rate(decoded, part)
+            model = _rate(embedded, batches)
+            rates.append((decoding, model, _rate(indexed, folder)))
     return Photos(*(float(value) for value in np.median(np.array(rates), axis=0)))
 
 
-def _rate(work: Callable[[], int]) -> float:
+def _rate(work: Callable[[T], int], on: T) -> float:
     start = time.perf_counter()
-    return work() / (time.perf_counter() - start)
+    return work(on) / (time.perf_counter() - start)
