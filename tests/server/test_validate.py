@@ -1,0 +1,125 @@
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from vitrail.rpc.errors import EmbeddingSpaceMismatch, InvalidArgument, VitrailError
+from vitrail.server import validate
+from vitrail.v1.collection_pb2 import Collection
+from vitrail.v1.search_pb2 import SearchParameters, SearchRequest
+from vitrail.v1.types_pb2 import Metric, Value, Vector, VectorArray
+
+COSINE = Collection(name="c", dimension=2, metric=Metric.METRIC_COSINE, space="lite0:1")
+EUCLIDEAN = Collection(name="c", dimension=2, metric=Metric.METRIC_EUCLIDEAN)
+
+
+def search(**parameters: float) -> SearchRequest:
+    return SearchRequest(parameters=SearchParameters(**parameters))  # type: ignore[arg-type]  # floats on purpose
+
+
+def vector(*values: float, **fields: object) -> Vector:
+    return Vector(values=values, **fields)  # type: ignore[arg-type]  # whatever the table has
+
+
+WRONG: dict[str, tuple[Callable[[], object], type[VitrailError], str]] = {
+    "no vector": (lambda: validate.vector(Vector(), COSINE, "v"), InvalidArgument, "v"),
+    "both forms": (lambda: validate.vector(vector(1, 0, data=b"12345678"), COSINE, "v"), InvalidArgument, "v"),
+    "half a float": (lambda: validate.vector(Vector(data=b"1234567"), COSINE, "v"), InvalidArgument, "v"),
+    "three dimensions": (lambda: validate.vector(vector(1, 2, 3), COSINE, "v"), InvalidArgument, "v"),
+    "NaN": (lambda: validate.vector(vector(1, np.nan), COSINE, "v"), InvalidArgument, "v"),
+    "infinite": (lambda: validate.vector(vector(1, -np.inf), EUCLIDEAN, "v"), InvalidArgument, "v"),
+    "zero, cosine": (lambda: validate.vector(vector(0, 0), COSINE, "v"), InvalidArgument, "v"),
+    "another space": (lambda: validate.vector(vector(1, 0, space="x"), COSINE, "v"), EmbeddingSpaceMismatch, "v"),
+    "a space where there is none": (
+        lambda: validate.vector(vector(1, 0, space="x"), EUCLIDEAN, "v"),
+        EmbeddingSpaceMismatch,
+        "v",
+    ),
+    "an array of another dimension": (
+        lambda: validate.vector_array(VectorArray(data=b"1234", dimension=1), COSINE, "v"),
+        InvalidArgument,
+        "v",
+    ),
+    "an array of no whole rows": (
+        lambda: validate.vector_array(VectorArray(data=b"1234", dimension=2), COSINE, "v"),
+        InvalidArgument,
+        "v",
+    ),
+    "top_k 0": (lambda: validate.top_k(SearchRequest(top_k=0)), InvalidArgument, "top_k"),
+    "top_k -1": (lambda: validate.top_k(SearchRequest(top_k=-1)), InvalidArgument, "top_k"),
+    "top_k 1,001": (lambda: validate.top_k(SearchRequest(top_k=1001)), InvalidArgument, "top_k"),
+    "nprobe 0": (lambda: validate.parameters(search(nprobe=0), COSINE, 1), InvalidArgument, "parameters.nprobe"),
+    "a factor of NaN": (
+        lambda: validate.parameters(search(rerank_factor=np.nan), COSINE, 1),
+        InvalidArgument,
+        "parameters.rerank_factor",
+    ),
+    "a score of NaN": (lambda: validate.min_score(SearchRequest(min_score=np.nan)), InvalidArgument, "min_score"),
+    "coverage 1.1": (lambda: validate.min_coverage(SearchRequest(min_coverage=1.1)), InvalidArgument, "min_coverage"),
+    "1,001 queries": (lambda: validate.batch_size(1001, 1, "queries"), InvalidArgument, "queries"),
+    "100,001 hits": (lambda: validate.batch_size(101, 1000, "queries"), InvalidArgument, "top_k"),
+    "no id": (lambda: validate.record_id("", "id"), InvalidArgument, "id"),
+    "an id of 513 bytes": (lambda: validate.record_id("ü" * 257, "id"), InvalidArgument, "id"),
+    "an attribute without value": (
+        lambda: validate.attributes({"a": Value()}, "attributes"),
+        InvalidArgument,
+        "attributes.a",
+    ),
+    "an attribute with a bad name": (
+        lambda: validate.attributes({"a b": Value(integer_value=1)}, "attributes"),
+        InvalidArgument,
+        "attributes.a b",
+    ),
+    "65 attributes": (
+        lambda: validate.attributes({f"a{n}": Value(integer_value=1) for n in range(65)}, "attributes"),
+        InvalidArgument,
+        "attributes",
+    ),
+    "a large attribute": (
+        lambda: validate.attributes({"a": Value(string_value="x" * 70_000)}, "attributes"),
+        InvalidArgument,
+        "attributes",
+    ),
+    "a name with a slash": (lambda: validate.collection_name("a/b"), InvalidArgument, "name"),
+    "4,097 dimensions": (lambda: validate.dimension(4097), InvalidArgument, "dimension"),
+    "train_at 38": (lambda: validate.train_at(38), InvalidArgument, "train_at"),
+    "a page of 1,001": (lambda: validate.page_size(1001), InvalidArgument, "page_size"),
+    "101 examples": (lambda: validate.examples(101, "query.examples"), InvalidArgument, "query.examples"),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_what_is_wrong_is_refused_with_its_field(what: str) -> None:
+    """The class of the contract, and the field."""
+    check, error, field = WRONG[what]
+    with pytest.raises(error) as caught:
+        check()
+    assert getattr(caught.value, "field", None) == field
+
+
+def test_what_is_right_passes() -> None:
+    """Values at the limits, a zero vector where it is a point like any other, and what is not given."""
+    np.testing.assert_array_equal(validate.vector(vector(0, 0), EUCLIDEAN, "v"), [0, 0])
+    np.testing.assert_array_equal(validate.vector(vector(3, 4, space="lite0:1"), COSINE, "v"), [3, 4])
+    assert [validate.top_k(SearchRequest(top_k=k)) for k in (1, 1000)] == [1, 1000]
+    assert validate.top_k(SearchRequest()) == 10
+    assert validate.min_score(SearchRequest()) == -np.inf
+    assert validate.parameters(search(nprobe=7), COSINE, 5).nprobe == 7
+    validate.record_id("x" * 512, "id")
+
+
+@pytest.mark.parametrize("scale", [1e-42, 1e-30, 1e-10, 1.0, 1e10, 1e19, 3e38])
+def test_vectors_of_any_length_become_unit_vectors(scale: float) -> None:
+    """Neither overflow nor underflow turns a direction into another one."""
+    rows = np.array([[1.0, -1.0], [0.5, 0.25]], np.float32) * np.float32(scale)
+    assert validate.unusable(rows, COSINE) == ["", ""]
+    found = validate.unit(rows)
+    np.testing.assert_allclose(found[0], np.array([1, -1]) / np.sqrt(2), rtol=1e-3)
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1.0, rtol=1e-3)
+
+
+def test_each_vector_of_an_array_is_judged_alone() -> None:
+    """One wrong row leaves its neighbours usable."""
+    rows = np.array([[1, 0], [np.nan, 0], [0, 0], [np.inf, 1]], np.float32)
+    assert [bool(text) for text in validate.unusable(rows, COSINE)] == [False, True, True, True]
+    assert [bool(text) for text in validate.unusable(rows, EUCLIDEAN)] == [False, True, False, True]
