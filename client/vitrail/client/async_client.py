@@ -50,7 +50,7 @@ class AsyncClient:
     It may be made anywhere, and belongs to the event loop of its first call. Images are read and encoded in threads.
     """
 
-    def __init__(self, address: str, *, timeout: float = 30.0, retries: int = 4) -> None:
+    def __init__(self, address: str, *, timeout: float = 30.0, retries: int = 6) -> None:
         self.address = address
         self._timeout = timeout
         self._retries = Retries(retries)

@@ -60,7 +60,7 @@ class Client:
         retries: How often a call is repeated where the server is unreachable or asks for it.
     """
 
-    def __init__(self, address: str, *, timeout: float = 30.0, retries: int = 4) -> None:
+    def __init__(self, address: str, *, timeout: float = 30.0, retries: int = 6) -> None:
         self.address = address
         self._timeout = timeout
         self._retries = Retries(retries)
