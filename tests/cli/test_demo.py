@@ -1,9 +1,11 @@
+import dataclasses
 import io
 import os
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,10 +13,10 @@ from PIL import Image, ImageChops, ImageStat
 from typer.testing import CliRunner
 
 from vitrail.cli import demo, demo_photos
-from vitrail.cli.demo import Outcome, Summary, Trial, choose_shown, judge, make_trials, recall
+from vitrail.cli.demo import Outcome, Summary, Trial, choose_shown, is_trained, judge, make_trials, recall
 from vitrail.cli.demo_photos import SMALLEST_SIDE, Place, choose_squares, squares
 from vitrail.cli.edits import EDITS, Edit
-from vitrail.client import Coverage, Hit, IndexInfo, SearchResult, Timings
+from vitrail.client import Coverage, Hit, IndexInfo, PartitionStats, SearchResult, Timings
 
 BY_NAME = {edit.name: edit for edit in EDITS}
 COVERAGE = Coverage(2, 2, 10, 10, 1.0, {})
@@ -182,6 +184,22 @@ def test_judging(edit: str, hits: Sequence[str], right: Sequence[bool]) -> None:
         "inside": Place("cat", (15, 15, 75, 75)),
     }
     assert judge(Trial(BY_NAME[edit], "a", b""), answer(*hits), places).right == right
+
+
+@pytest.mark.parametrize(
+    ("changes", "trained"),
+    [
+        ({}, True),
+        ({"tail": 7}, True),  # what is left over when rows are folded in groups of eight
+        ({"tail": 300}, False),
+        ({"state": "training"}, False),
+        ({"seq": 1199}, False),
+    ],
+)
+def test_waiting_for_training(changes: dict[str, Any], trained: bool) -> None:
+    """A shard is waited for until all records are there and nearly all of them in its trained index."""
+    shard = PartitionStats(0, "a:1", "a:2", True, "trained", 600, 0, 1200, "", "1", "IVF12", 4)
+    assert is_trained(dataclasses.replace(shard, **changes), 1200) is trained
 
 
 def test_recall() -> None:
