@@ -146,12 +146,12 @@ async def test_passing_errors_are_tried_again(client: Any, fake: Fake) -> None:
 
 
 async def test_retries_end(client: Any, fake: Fake) -> None:
-    """After four repetitions the error is the caller's, with the delay that the server asked for."""
+    """After six repetitions the error is the caller's, with the delay that the server asked for."""
     fake.failures += [BUSY] * 9
     with pytest.raises(ResourceExhausted) as raised:
         await client.stats("c")
     assert raised.value.retry_after == pytest.approx(0.01)
-    assert len(fake.requests["GetCollectionStatsRequest"]) == 5
+    assert len(fake.requests["GetCollectionStatsRequest"]) == 7
 
 
 async def test_no_retry_beyond_the_deadline(client: Any, fake: Fake) -> None:
