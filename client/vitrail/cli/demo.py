@@ -53,9 +53,6 @@ ROWS = 3
 """Queries of each edit in the gallery."""
 MISSES = 10
 
-# Ends with the demo, even when that is killed: `up` alone outlives whoever started it, as a server should.
-UP = "from vitrail.rpc.process import die_with_parent as tie; tie(); from vitrail.cli.main import app; app()"
-
 
 class Trial(NamedTuple):
     """A query whose answer is known."""
@@ -157,7 +154,7 @@ def _cluster(data: Path) -> Iterator[Callable[[], str]]:
         log.open("wb") as errors,
         _ended(
             subprocess.Popen(
-                [sys.executable, "-c", UP, "up", *arguments],
+                [sys.executable, "-m", "vitrail.cli.main", "up", *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=errors,

@@ -26,8 +26,10 @@ def up(
     os.environ.update(SINGLE_THREADED)
     try:
         from vitrail.cli.cluster import Cluster, StartFailed
+        from vitrail.rpc.process import die_with_parent
     except ImportError as error:
         fail(f"this needs more packages ({error.name} is missing): pip install 'vitrail[all]'")
+    die_with_parent()  # where whoever started this asks for it, as the demo does
     try:
         cluster = Cluster(data=data, host=host, port=port, metrics_port=metrics_port, shards=shards)
         asyncio.run(cluster.run(on_ready=_say_ready))
