@@ -1,5 +1,7 @@
 """Every metric of the shard. The standard `grpc_server_*` ones stand in vitrail.rpc.server."""
 
+import contextlib
+
 from prometheus_client import Counter, Gauge, Histogram
 
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
@@ -28,5 +30,5 @@ OF_PARTITION = (RECORDS, TAIL, SEQ, TRAINED, TRAINING)
 def forget(uid: int) -> None:
     """Stop reporting a collection that is gone."""
     for gauge in OF_PARTITION:
-        if (str(uid),) in gauge._metrics:
+        with contextlib.suppress(KeyError):  # it may never have been reported
             gauge.remove(uid)

@@ -1,0 +1,44 @@
+"""The tables of the record store."""
+
+import sqlalchemy as sa
+
+SCHEMA_VERSION = 1
+
+metadata = sa.MetaData()
+
+collections = sa.Table(
+    "collections",
+    metadata,
+    sa.Column("uid", sa.Integer, primary_key=True),
+    sa.Column("name", sa.Text, nullable=False, unique=True),
+    sa.Column("definition", sa.LargeBinary, nullable=False),  # a serialized Collection
+    sa.Column("seq", sa.BigInteger, nullable=False, default=0),
+    sa.Column("mark", sa.BigInteger, nullable=False, default=0),
+    sa.Column("records", sa.BigInteger, nullable=False, default=0),
+    sqlite_autoincrement=True,  # a uid is never given out twice
+)
+catalog = sa.Table("catalog", metadata, sa.Column("seq", sa.BigInteger, nullable=False))
+commits = sa.Table(
+    "commits",
+    metadata,
+    sa.Column("collection_uid", sa.Integer, primary_key=True),
+    sa.Column("seq", sa.BigInteger, primary_key=True),
+    sa.Column("mark", sa.BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+records = sa.Table(
+    "records",
+    metadata,
+    sa.Column("collection_uid", sa.Integer, primary_key=True),
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("slot", sa.Integer, nullable=False),
+    sa.Column("seq", sa.BigInteger, nullable=False),
+    sa.Column("deleted", sa.Boolean, nullable=False),
+    sa.Column("updated_at", sa.BigInteger, nullable=False),  # microseconds since 1970
+    sa.Column("uri", sa.Text, nullable=False),
+    sa.Column("attributes", sa.LargeBinary, nullable=False),  # a serialized Attributes
+    sa.Column("content_hash", sa.LargeBinary, nullable=False),
+    sa.Column("vector", sa.LargeBinary, nullable=False),  # float16 or float32, little-endian
+    sa.Column("thumbnail", sa.LargeBinary, nullable=False),  # last: a reader of vectors never loads it
+    sa.Index("records_by_seq", "collection_uid", "seq", "slot"),
+)
