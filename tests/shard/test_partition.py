@@ -56,6 +56,9 @@ class PartitionMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.directory = Path(tempfile.mkdtemp())
+        # What is tested here outlives a process, not a power cut, and a busy disk takes a second for each fsync.
+        self.patch = pytest.MonkeyPatch()
+        self.patch.setattr(os, "fsync", lambda _: None)
         self.random = np.random.default_rng(5)
         self.records: dict[str, Floats] = {}
         self.published: dict[str, Floats] = {}
@@ -132,6 +135,7 @@ class PartitionMachine(RuleBasedStateMachine):
         self.partition.checkpoint(Cursor(collection_uid=1, seq=self.seq, mark=self.seq))
 
     def teardown(self) -> None:
+        self.patch.undo()
         shutil.rmtree(self.directory)
 
 
