@@ -1,140 +1,213 @@
 import asyncio
-import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 
 import pytest
 
+from tests.server.fakes import SOON, eventually, in_time, running, sample
 from vitrail.rpc.deadline import Deadline
 from vitrail.rpc.errors import DeadlineExceeded, ResourceExhausted
 from vitrail.server.batching import Batcher, Ticket, take_batch
 
-Tickets = Sequence[Ticket[str, str]]
-
-# Waiting (name and size; "!" left, "?" expired), limit → batch, skipped, still waiting.
-TABLE = [
-    ("", 4, "", "", ""),
-    ("a1", 4, "a", "", ""),
-    ("a1 b1 c1", 2, "ab", "", "c"),
-    ("a2 b2 c1", 4, "ab", "", "c"),
-    ("a9 b1", 4, "a", "", "b"),
-    ("b1 a9", 4, "b", "", "a"),
-    ("a1! b1 c1? d1", 4, "bd", "ac", ""),
-    ("a1! b1?", 4, "", "ab", ""),
-    ("a1 b1! c1", 1, "a", "b", "c"),
-]
+NOW = 100.0
 
 
-@pytest.mark.parametrize(("waiting", "limit", "batch", "skipped", "left"), TABLE)
-async def test_take_batch(waiting: str, limit: int, batch: str, skipped: str, left: str) -> None:
-    """A batch is taken from the front up to the limit, without those who left or whose time is over."""
-    loop = asyncio.get_running_loop()
+def waiting_callers(text: str) -> deque[Ticket[str, str]]:
+    """Callers as "a2": a's item of size 2; "b1!": b's time is over; "c1-": c has left."""
     tickets: deque[Ticket[str, str]] = deque()
-    for word in waiting.split():
-        ticket = Ticket[str, str](word[0], int(word[1]), Deadline(5.0 if "?" in word else 100.0), loop.create_future())
-        if "!" in word:
-            ticket.future.cancel()
-        tickets.append(ticket)
-    taken, dropped = take_batch(tickets, limit, now=10.0)
-    assert ["".join(ticket.item for ticket in group) for group in (taken, dropped, tickets)] == [batch, skipped, left]
+    for word in text.split():
+        future: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        if word.endswith("-"):
+            future.cancel()
+        at = NOW if word.endswith("!") else NOW + 1
+        tickets.append(Ticket(word[0], int(word.rstrip("!-")[1:]), Deadline(at), future))
+    return tickets
 
 
-@asynccontextmanager
-async def running(
-    process: Callable[[Tickets], object], *, limit: int = 8, capacity: int = 16
-) -> AsyncIterator[Batcher[str, str]]:
-    async def run(tickets: Tickets) -> None:
-        result = process(tickets)
-        if asyncio.iscoroutine(result):
-            await result
-
-    batcher: Batcher[str, str] = Batcher("test", run, limit=limit, capacity=capacity)
-    task = asyncio.create_task(batcher.run())
-    yield batcher
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
+def names(tickets: Sequence[Ticket[str, str]] | deque[Ticket[str, str]]) -> str:
+    return " ".join(ticket.item for ticket in tickets)
 
 
-class Gate:
-    """Answers each batch with its own items once it is opened, and remembers the batches."""
+@pytest.mark.parametrize(
+    ("waiting", "limit", "batch", "skipped", "left"),
+    [
+        # Nobody, one, and as many as fit.
+        ("", 4, "", "", ""),
+        ("a1", 4, "a", "", ""),
+        ("a1 b1 c1", 4, "a b c", "", ""),
+        ("a1 b1 c1", 2, "a b", "", "c"),
+        # Sizes count, not callers.
+        ("a2 b2 c1", 4, "a b", "", "c"),
+        # Nobody overtakes: c would fit, and waits behind b.
+        ("a2 b3 c1", 4, "a", "", "b c"),
+        # One that is larger than the limit goes alone.
+        ("a9 b1", 4, "a", "", "b"),
+        ("a1 b9", 4, "a", "", "b"),
+        # Callers who left, and those whose time is over, are skipped and take no room.
+        ("a1- b1", 4, "b", "a", ""),
+        ("a1! b1", 4, "b", "a", ""),
+        ("a2 b9- c2", 4, "a c", "b", ""),
+        ("a4 b1! c1", 4, "a", "b", "c"),
+        ("a1! b1- c1!", 4, "", "a b c", ""),
+    ],
+)
+async def test_take_batch(waiting: str, limit: int, batch: str, skipped: str, left: str) -> None:
+    """A batch is what waits in front, as far as it fits, without those who need no answer any more."""
+    tickets = waiting_callers(waiting)
+    found = take_batch(tickets, limit, NOW)
+    assert (names(found[0]), names(found[1]), names(tickets)) == (batch, skipped, left)
 
-    def __init__(self) -> None:
-        self.batches: list[str] = []
-        self.open = asyncio.Event()
-        self.entered = asyncio.Event()
 
-    async def __call__(self, tickets: Tickets) -> None:
-        self.batches.append("".join(ticket.item for ticket in tickets))
-        self.entered.set()
-        await self.open.wait()
+class Echo:
+    """Answers each item with itself in capitals, once it is let go on; remembers the batches."""
+
+    def __init__(self, *, limit: int = 100, capacity: int = 100) -> None:
+        self.batches: list[list[str]] = []
+        self.free = asyncio.Event()
+        self.free.set()
+        self.error: Exception | None = None
+        self.batcher: Batcher[str, str] = Batcher("test", self._process, limit=limit, capacity=capacity)
+
+    async def _process(self, tickets: Sequence[Ticket[str, str]]) -> None:
+        self.batches.append([ticket.item for ticket in tickets])
+        await self.free.wait()
+        if self.error:
+            raise self.error
         for ticket in tickets:
             ticket.answer(ticket.item.upper())
 
+    async def waits(self, size: int) -> None:
+        """Return once items of this total size wait."""
+        await eventually(lambda: sample("vitrail_queue_depth_items", queue="test") == size)
 
-LATER = Deadline.after(3600)
+    async def busy(self) -> "asyncio.Task[str]":
+        """Have one item, "a", in work, and keep it there."""
+        self.free.clear()
+        first = self.submit("a")
+        await eventually(lambda: self.batches == [["a"]])
+        return first
+
+    def submit(self, item: str, deadline: Deadline | None = None, size: int = 1) -> "asyncio.Task[str]":
+        return asyncio.create_task(self.batcher.submit(item, deadline or in_time(), size))
 
 
-async def test_a_lone_item_goes_at_once_and_the_rest_is_the_next_batch() -> None:
-    """Nothing waits for a batch to fill; what arrives while one is under way goes together."""
-    gate = Gate()
-    async with running(gate) as batcher:
-        first = asyncio.create_task(batcher.submit("a", LATER))
-        await gate.entered.wait()
-        others = [asyncio.create_task(batcher.submit(name, LATER)) for name in "bcd"]
-        await asyncio.sleep(0)
-        gate.open.set()
+async def test_a_lone_item_goes_at_once() -> None:
+    """A free queue waits for nobody: one item is a batch."""
+    echo = Echo()
+    async with running(echo.batcher):
+        assert await echo.submit("a") == "A"
+        assert await echo.submit("b") == "B"
+    assert echo.batches == [["a"], ["b"]]
+
+
+async def test_what_arrives_during_a_batch_is_the_next() -> None:
+    """All that waits when the batch ends goes together, in the order in which it came."""
+    echo = Echo()
+    async with running(echo.batcher):
+        first = await echo.busy()
+        others = [echo.submit(item) for item in "bcd"]
+        await echo.waits(3)
+        assert echo.batches == [["a"]]
+        echo.free.set()
         assert await asyncio.gather(first, *others) == ["A", "B", "C", "D"]
-    assert gate.batches == ["a", "bcd"]
+    assert echo.batches == [["a"], ["b", "c", "d"]]
 
 
-async def test_a_full_queue_refuses_at_once_and_says_when_to_come_again() -> None:
-    """Beyond its capacity nothing is queued, and the error carries a delay."""
-    gate = Gate()
-    async with running(gate, capacity=2) as batcher:
-        busy = asyncio.create_task(batcher.submit("a", LATER))
-        await gate.entered.wait()
-        waiting = [asyncio.create_task(batcher.submit(name, LATER)) for name in "bc"]
-        await asyncio.sleep(0)
+async def test_a_batch_keeps_to_its_limit() -> None:
+    """More than one batch's worth goes in several."""
+    echo = Echo(limit=2)
+    async with running(echo.batcher):
+        first = await echo.busy()
+        others = [echo.submit(item) for item in "bcd"]
+        await echo.waits(3)
+        echo.free.set()
+        await asyncio.gather(first, *others)
+    assert echo.batches == [["a"], ["b", "c"], ["d"]]
+
+
+async def test_a_full_queue_refuses_at_once() -> None:
+    """Whoever finds it full is told when to come again, and those who wait are not disturbed."""
+    echo = Echo(capacity=2)
+    refused = sample("vitrail_refused_total", queue="test")
+    async with running(echo.batcher):
+        first = await echo.busy()
+        others = [echo.submit(item) for item in "bc"]
+        await echo.waits(2)
         with pytest.raises(ResourceExhausted) as caught:
-            await batcher.submit("d", LATER)
+            await echo.batcher.submit("d", in_time())
         assert caught.value.retry_after is not None
-        assert caught.value.retry_after > 0
-        gate.open.set()
-        assert await asyncio.gather(busy, *waiting) == ["A", "B", "C"]
+        assert 0 < caught.value.retry_after < SOON
+        assert sample("vitrail_refused_total", queue="test") == refused + 1
+        echo.free.set()
+        assert await asyncio.gather(first, *others) == ["A", "B", "C"]
+        assert await echo.submit("d") == "D"
 
 
-async def test_expired_work_is_never_done() -> None:
-    """Who runs out of time in the queue is told so, and what it asked for never reaches the device."""
-    gate = Gate()
-    async with running(gate) as batcher:
-        busy = asyncio.create_task(batcher.submit("a", LATER))
-        await gate.entered.wait()
+async def test_one_item_larger_than_the_queue() -> None:
+    """What could never fit is taken when nothing else waits, and refused behind others."""
+    echo = Echo(capacity=2)
+    async with running(echo.batcher):
+        assert await echo.submit("x", size=5) == "X"
+        echo.batches.clear()
+        first = await echo.busy()
+        second = echo.submit("b")
+        await echo.waits(1)
+        with pytest.raises(ResourceExhausted):
+            await echo.batcher.submit("x", in_time(), size=5)
+        echo.free.set()
+        await asyncio.gather(first, second)
+
+
+async def test_expired_work_is_not_begun() -> None:
+    """A caller whose time is over while it waits gets DeadlineExceeded, and its item never reaches the device."""
+    echo = Echo()
+    async with running(echo.batcher):
+        first = await echo.busy()
+        late = echo.submit("b", Deadline.after(0.02))
+        other = echo.submit("c")
         with pytest.raises(DeadlineExceeded):
-            await batcher.submit("b", Deadline.after(0.01))
-        gate.open.set()
-        await busy
-        assert await batcher.submit("c", LATER) == "C"
-    assert gate.batches == ["a", "c"]
+            await late
+        echo.free.set()
+        assert [await first, await other] == ["A", "C"]
+    assert echo.batches == [["a"], ["c"]]
 
 
-async def test_a_failed_batch_fails_its_callers_alone() -> None:
-    """Each caller of the batch gets the error, and the next batch is processed."""
-
-    def process(tickets: Tickets) -> None:
-        for ticket in tickets:
-            if ticket.item == "bad":
-                raise ZeroDivisionError
-            ticket.answer("fine")
-
-    async with running(process) as batcher:
-        with pytest.raises(ZeroDivisionError):
-            await batcher.submit("bad", LATER)
-        assert await batcher.submit("good", LATER) == "fine"
+async def test_no_time_left_at_all() -> None:
+    """A deadline that has passed already costs nothing."""
+    echo = Echo()
+    async with running(echo.batcher):
+        with pytest.raises(DeadlineExceeded):
+            await echo.batcher.submit("a", Deadline.after(-1.0))
+        assert await echo.submit("b") == "B"
+    assert echo.batches == [["b"]]
 
 
-def test_a_deadline_counts_down_and_stays_at_zero() -> None:
-    """What remains is never negative."""
-    assert 0 < Deadline.after(60).remaining <= 60
-    past = Deadline(time.monotonic() - 1)
-    assert (past.remaining, past.expired) == (0.0, True)
+async def test_a_caller_who_left_is_skipped() -> None:
+    """Nothing is done for a call that was cancelled."""
+    echo = Echo()
+    async with running(echo.batcher):
+        first = await echo.busy()
+        gone, other = echo.submit("b"), echo.submit("c")
+        await echo.waits(2)
+        gone.cancel()
+        await eventually(gone.done)
+        echo.free.set()
+        assert [await first, await other] == ["A", "C"]
+    assert echo.batches == [["a"], ["c"]]
+
+
+async def test_an_exception_fails_its_own_batch_alone() -> None:
+    """Each caller of the batch gets the error; the queue goes on with the next."""
+    echo = Echo()
+    async with running(echo.batcher):
+        first = await echo.busy()
+        others = [echo.submit(item) for item in "bc"]
+        await echo.waits(2)
+        echo.error = ValueError("no device")
+        echo.free.set()
+        for caller in (first, *others):
+            with pytest.raises(ValueError, match="no device"):
+                await caller
+        echo.error = None
+        assert await echo.submit("d") == "D"
+    assert echo.batches == [["a"], ["b", "c"], ["d"]]

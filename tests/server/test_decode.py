@@ -6,6 +6,7 @@ import zlib
 import numpy as np
 import pytest
 from PIL import Image
+
 from tests.server.images import (
     bmp_of_size,
     difference,
@@ -27,7 +28,6 @@ from tests.server.images import (
     tiff,
     webp_of_size,
 )
-
 from vitrail.rpc.errors import InvalidArgument
 from vitrail.server.decode import MAX_PARTS, PILLOW_PIXELS, ImageLimits, decode, thumbnail
 

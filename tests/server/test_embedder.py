@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
-from tests.server.images import jpeg, photo_files, photos
 
+from tests.server.images import jpeg, photo_files, photos
 from vitrail.server.decode import ImageLimits, decode
 from vitrail.server.embedder import EfficientNetLite0, Embedder, Preprocessing, _pretrained
 

@@ -1,208 +1,296 @@
-import asyncio
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from typing import Any
+"""The fan-out against real gRPC shards in this process."""
 
-import grpc
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+
 import numpy as np
 import pytest
 
-from vitrail.rpc import vectors
+from tests.server.fakes import FakeShard, Floats, eventually, in_time, running, sample, serving
 from vitrail.rpc.deadline import Deadline
 from vitrail.rpc.errors import DeadlineExceeded, Unavailable
 from vitrail.server.fanout import Answer, Fanout, Parameters
 from vitrail.server.topology import Topology
-from vitrail.v1.shard_pb2 import (
-    GetStatusRequest,
-    GetStatusResponse,
-    GroupResult,
-    PartitionStatus,
-    SearchBatchRequest,
-    SearchBatchResponse,
-)
-from vitrail.v1.shard_pb2_grpc import ShardServiceServicer, add_ShardServiceServicer_to_server
 
-PARAMETERS = Parameters(1, "space", top_k=3, nprobe=0, rerank_factor=0.0, exact=False, attributes=False)
+DEFAULT = Parameters(
+    collection_uid=1, space="s", top_k=3, nprobe=0, rerank_factor=0.0, exact=False, attributes=False
+)  # fmt: skip
+NORTH, EAST = np.array([[0, 1]], np.float32), np.array([[1, 0]], np.float32)
 
 
-class FakeShard(ShardServiceServicer):
-    """Finds one record a query: the shard's number with the query's first component as its score."""
-
-    def __init__(self, index: int, shards: int) -> None:
-        self.index, self.shards = index, shards
-        self.batches: list[list[int]] = []
-        self.error = ""
-        self.answering = asyncio.Event()
-        self.answering.set()
-        self.asked = asyncio.Event()
-
-    async def SearchBatch(self, request: SearchBatchRequest, context: Any) -> SearchBatchResponse:  # noqa: N802
-        groups = [vectors.from_bytes(group.vectors, 2) for group in request.groups]
-        self.batches.append([len(group) for group in groups])
-        self.asked.set()
-        await self.answering.wait()
-        if self.error:
-            return SearchBatchResponse(results=[GroupResult(error=self.error) for _ in groups])
-        return SearchBatchResponse(
-            results=[
-                GroupResult(
-                    counts=[1] * len(group),
-                    ids=[f"s{self.index}"] * len(group),
-                    scores=(group[:, 0] + self.index).astype("<f4").tobytes(),
-                    records=10,
-                )
-                for group in groups
-            ]
-        )
-
-    async def GetStatus(self, request: GetStatusRequest, context: Any) -> GetStatusResponse:  # noqa: N802
-        await self.answering.wait()
-        return GetStatusResponse(
-            shard=self.index, shards=self.shards, partitions=[PartitionStatus(collection_uid=1, records=10)]
-        )
+def asked_in_all(shard: FakeShard, batches: int) -> Callable[[], bool]:
+    return lambda: len(shard.requests) == batches
 
 
-class Stand:
-    """A fan-out to fake shards on real sockets."""
+class Searching:
+    """A fan-out over some shards, and the queue's owner."""
 
-    def __init__(self, fakes: list[FakeShard], servers: list[Any], topology: Topology, fanout: Fanout) -> None:
-        self.fakes, self.servers, self.topology, self.fanout = fakes, servers, topology, fanout
+    def __init__(self, shards: Sequence[FakeShard]) -> None:
+        self.topology = Topology([shard.address for shard in shards])
+        self.fanout = Fanout(self.topology, batch=64, capacity=64)
 
-    async def search(self, *first: float, seconds: float = 30.0, parameters: Parameters = PARAMETERS) -> Answer:
-        queries = np.array([[value, 0.0] for value in first], np.float32)
-        return await self.fanout.search(parameters, queries, Deadline.after(seconds))
+    def search(
+        self, queries: Floats = NORTH, parameters: Parameters = DEFAULT, deadline: Deadline | None = None
+    ) -> "asyncio.Task[Answer]":
+        return asyncio.create_task(self.fanout.search(parameters, queries, deadline or in_time()))
 
+    async def waits(self, queries: int) -> None:
+        """Return once so many queries wait for the batch before."""
+        await eventually(lambda: sample("vitrail_queue_depth_items", queue="search") == queries)
 
-@asynccontextmanager
-async def stand(shards: int) -> AsyncIterator[Stand]:
-    fakes, servers, addresses = [], [], []
-    for index in range(shards):
-        fake, server = FakeShard(index, shards), grpc.aio.server()
-        add_ShardServiceServicer_to_server(fake, server)
-        addresses.append(f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}")
-        await server.start()
-        fakes.append(fake)
-        servers.append(server)
-    topology = Topology(addresses)
-    await topology.probe_all()
-    fanout = Fanout(topology, batch=64, capacity=256)
-    task = asyncio.create_task(fanout.batcher.run())
-    yield Stand(fakes, servers, topology, fanout)
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
-    for fake in fakes:
-        fake.answering.set()
-    await topology.close()
-    for server in servers:
-        await server.stop(None)
+    async def warm_up(self) -> None:
+        """Search until it has been seen that answers take milliseconds, so that a batch is overdue soon."""
+        for _ in range(30):
+            await self.search()
 
 
-Make = Callable[[int], Awaitable[Stand]]
+@contextlib.asynccontextmanager
+async def searching(*shards: FakeShard) -> AsyncIterator[Searching]:
+    for index, shard in enumerate(shards):
+        shard.index, shard.shards = index, len(shards)
+    async with serving(*shards):
+        here = Searching(shards)
+        await here.topology.probe_all()
+        async with running(here.fanout.batcher):
+            try:
+                yield here
+            finally:
+                for shard in shards:
+                    shard.go_on()
+                await here.topology.close()
 
 
-@pytest.fixture
-async def make() -> AsyncIterator[Make]:
-    open_stands: list[Any] = []
-
-    async def make(shards: int) -> Stand:
-        context = stand(shards)
-        open_stands.append(context)
-        return await context.__aenter__()
-
-    yield make
-    for context in open_stands:
-        await context.__aexit__(None, None, None)
-
-
-async def test_every_shard_is_asked_and_hits_are_merged(make: Make) -> None:
-    """One call a shard; the best come first, and the coverage is whole."""
-    cluster = await make(3)
-    answer = await cluster.search(1.0)
-    assert [(found.id, -found.negative_score) for found in answer.hits[0]] == [("s2", 3.0), ("s1", 2.0), ("s0", 1.0)]
-    assert (answer.coverage.fraction, answer.coverage.records_total) == (1.0, 30)
-    assert [fake.batches for fake in cluster.fakes] == [[[1]]] * 3
+@contextlib.asynccontextmanager
+async def searching_without(missing: int, *shards: FakeShard) -> AsyncIterator[Searching]:
+    """As `searching`, with one of the shards dead."""
+    dead = FakeShard()
+    async with serving(dead):
+        pass
+    alive = [shard for index, shard in enumerate(shards) if index != missing]
+    async with serving(*alive):
+        here = Searching([dead if index == missing else shard for index, shard in enumerate(shards)])
+        async with running(here.fanout.batcher):
+            try:
+                yield here
+            finally:
+                await here.topology.close()
 
 
-async def test_what_arrives_during_a_batch_is_the_next_batch(make: Make) -> None:
-    """One batch in flight: the queries of three callers go together in one call, grouped by what they ask for."""
-    cluster = await make(1)
-    (fake,) = cluster.fakes
-    fake.answering.clear()
-    first = asyncio.create_task(cluster.search(1.0))
-    await fake.asked.wait()
-    exact = PARAMETERS._replace(exact=True)
-    asked = (cluster.search(2.0), cluster.search(3.0, 4.0), cluster.search(5.0, parameters=exact))
-    others = [asyncio.create_task(search) for search in asked]
-    await asyncio.sleep(0)
-    fake.answering.set()
-    answers = await asyncio.gather(first, *others)
-    assert fake.batches == [[1], [3, 1]]
-    assert [[-hits[0].negative_score for hits in answer.hits] for answer in answers] == [
-        [1.0],
-        [2.0],
-        [3.0, 4.0],
-        [5.0],
-    ]
+def two_shards() -> tuple[FakeShard, FakeShard]:
+    first = FakeShard(records={"a": [0.0, 1.0], "c": [0.9, 0.1]}, seq=7)
+    second = FakeShard(records={"b": [0.2, 0.8], "d": [1.0, 0.0]}, seq=5)
+    return first, second
 
 
-async def test_a_dead_shard_makes_a_partial_answer_that_says_so(make: Make) -> None:
-    """The others' hits come, and the coverage names who is missing and counts what it was known to hold."""
-    cluster = await make(2)
-    await cluster.servers[1].stop(None)
-    answer = await cluster.search(1.0)
-    assert [found.id for found in answer.hits[0]] == ["s0"]
-    assert (answer.coverage.shards_searched, answer.coverage.fraction) == (1, 0.5)
-    assert [(each.shard, each.reason) for each in answer.coverage.unreachable] == [(1, "unreachable")]
+async def asked(shard: FakeShard, batches: int) -> None:
+    """Return once so many batches have come to a shard."""
+    await eventually(lambda: len(shard.requests) == batches)
 
 
-async def test_no_shard_at_all_is_an_error(make: Make) -> None:
-    """Nothing to answer with: UNAVAILABLE where none can be reached, DEADLINE_EXCEEDED where none answered in time."""
-    cluster = await make(2)
-    for fake in cluster.fakes:
-        fake.answering.clear()
-    with pytest.raises(DeadlineExceeded):
-        await cluster.search(1.0, seconds=0.2)
-    for server in cluster.servers:
-        await server.stop(None)
-    with pytest.raises(Unavailable):
-        await cluster.search(1.0)
+def ids(answer: Answer) -> list[list[str]]:
+    return [[hit.id for hit in hits] for hits in answer.hits]
 
 
-async def test_a_shard_that_has_not_heard_of_a_collection_is_no_error(make: Make) -> None:
-    """It is declared as not searched, with its reason."""
-    cluster = await make(2)
-    cluster.fakes[0].error = "unknown collection"
-    answer = await cluster.search(1.0)
-    assert [found.id for found in answer.hits[0]] == ["s1"]
-    assert [each.reason for each in answer.coverage.unreachable] == ["unknown collection"]
+def missing(answer: Answer) -> dict[int, str]:
+    return {one.shard: one.reason for one in answer.coverage.unreachable}
 
 
-async def test_a_stopped_shard_holds_up_nobody(make: Make) -> None:
-    """Callers are answered in time with the rest; after two overdue batches it is left out, until a probe answers."""
-    cluster = await make(2)
-    stopped = cluster.fakes[1]
-    stopped.answering.clear()
-    answers = await asyncio.gather(*(cluster.search(1.0, seconds=4.0) for _ in range(3)))
-    assert all(answer.coverage.shards_searched == 1 for answer in answers)
-    answers = [await cluster.search(1.0, seconds=4.0) for _ in range(2)]
-    asked = len(stopped.batches)
-    start = time.monotonic()
-    answer = await cluster.search(1.0, seconds=60.0)
-    assert answer.coverage.shards_searched == 1
-    assert time.monotonic() - start < 30.0
-    assert len(stopped.batches) == asked
-    stopped.answering.set()
-    await cluster.topology.probe_all()
-    assert (await cluster.search(1.0)).coverage.fraction == 1.0
+async def test_all_shards_together() -> None:
+    """The hits of all shards come back merged, with what they cover and how they were found."""
+    async with searching(*two_shards()) as here:
+        answer = await here.search()
+    assert ids(answer) == [["a", "b", "c"]]
+    assert [-hit.negative_score for hit in answer.hits[0]] == pytest.approx([1.0, 0.8, 0.1])
+    covered, index = answer.coverage, answer.index
+    assert (covered.shards_searched, covered.shards_total, covered.records_searched) == (2, 2, 4)
+    assert covered.fraction == 1.0
+    assert (index.space, index.seq, index.exact, index.trained, index.version) == ("s", 5, True, False, "v0+v1")
+    assert min(answer.wait, answer.fanout, answer.shard, answer.merge) >= 0
 
 
-async def test_a_shard_that_claims_another_place_is_not_asked(make: Make) -> None:
-    """A shard of another layout would answer for other slots."""
-    cluster = await make(2)
-    cluster.fakes[1].index = 0
-    await cluster.topology.probe_all()
-    answer = await cluster.search(1.0)
-    assert answer.coverage.shards_searched == 1
-    assert "says that it is shard 0 of 2" in answer.coverage.unreachable[0].reason
-    assert cluster.fakes[1].batches == []
+async def test_one_batch_in_flight() -> None:
+    """What arrives while a batch is out goes as one next batch: one call a shard for all of it."""
+    first, second = two_shards()
+    async with searching(first, second) as here:
+        first.stop()
+        answers = [here.search()]
+        await asked(first, 1)
+        await asked(second, 1)
+        answers += [here.search(NORTH), here.search(np.concatenate([EAST, NORTH])), here.search(EAST)]
+        await here.waits(4)
+        assert len(first.requests) == len(second.requests) == 1
+        first.go_on()
+        found = [ids(answer) for answer in await asyncio.gather(*answers)]
+    north, east = ["a", "b", "c"], ["d", "c", "b"]
+    assert found == [[north], [north], [east, north], [east]]
+    for shard in (first, second):
+        assert len(shard.requests) == 2
+        assert [len(group.vectors) for group in shard.requests[1].groups] == [4 * 2 * 4]
+
+
+async def test_grouped_by_what_is_asked() -> None:
+    """Callers of one batch are searched together where they ask alike, and each gets its own."""
+    first, second = two_shards()
+    async with searching(first, second) as here:
+        first.stop()
+        before = here.search()
+        await asked(first, 1)
+        one = DEFAULT._replace(top_k=1, nprobe=4, rerank_factor=2.5, exact=True, attributes=True)
+        answers = [here.search(EAST), here.search(NORTH, one), here.search(NORTH), here.search(EAST, one)]
+        await here.waits(4)
+        first.go_on()
+        found = [ids(answer) for answer in await asyncio.gather(*answers)]
+        await before
+    assert found == [[["d", "c", "b"]], [["a"]], [["a", "b", "c"]], [["d"]]]
+    default, other = second.requests[1].groups
+    assert (default.top_k, default.nprobe, default.exact, len(default.vectors)) == (3, 0, False, 16)
+    assert (other.top_k, other.nprobe, other.exact, other.attributes, len(other.vectors)) == (1, 4, True, True, 16)
+    assert other.rerank_factor == 2.5
+    assert 0 < other.timeout < 10
+
+
+async def test_a_dead_shard_is_declared() -> None:
+    """The others' hits come, and the answer says whose are missing and what share that is."""
+    failures = sample("vitrail_fanout_failures_total", shard="1", reason="unreachable")
+    async with searching_without(1, *two_shards()) as here:
+        answer = await here.search()
+    assert ids(answer) == [["a", "c"]]
+    assert missing(answer) == {1: "unreachable"}
+    covered = answer.coverage
+    assert (covered.shards_searched, covered.shards_total) == (1, 2)
+    assert (covered.records_searched, covered.records_total, covered.fraction) == (2, 4, 0.5)
+    assert answer.index.version == "v0"
+    assert sample("vitrail_fanout_failures_total", shard="1", reason="unreachable") == failures + 1
+
+
+async def test_a_shard_comes_back() -> None:
+    """A shard that failed is asked again with every batch, so it is back with the first that it answers."""
+    first, second = two_shards()
+    async with searching(first, second) as here:
+        for shard in here.topology.shards:
+            shard.failure = "unreachable"
+        assert missing(await here.search()) == {}
+
+
+async def test_no_shard_at_all() -> None:
+    """Where none can be reached the call is Unavailable, with a time to come again."""
+    async with searching_without(0, FakeShard()) as here:
+        with pytest.raises(Unavailable, match="unreachable") as caught:
+            await here.search()
+    assert caught.value.retry_after == 0.5
+
+
+async def test_a_shard_that_is_another() -> None:
+    """Records of a shard that says it is another one are not searched twice: it is not asked."""
+    first, second = two_shards()
+    async with searching(first, second) as here:
+        second.index = 0
+        await here.topology.probe_all()
+        answer = await here.search()
+    assert ids(answer) == [["a", "c"]]
+    assert missing(answer) == {1: "says that it is shard 0 of 2, not 1 of 2"}
+    assert second.requests == []
+
+
+async def test_an_unknown_collection_is_declared() -> None:
+    """A shard that has not heard of the collection is missing, which is no error; its neighbours in the batch are."""
+    first, second = two_shards()
+    second.unknown = {2}
+    async with searching(first, second) as here:
+        answer = await here.search(NORTH, DEFAULT._replace(collection_uid=2))
+        whole = await here.search()
+    assert ids(answer) == [["a", "c"]]
+    assert missing(answer) == {1: "unknown collection"}
+    assert answer.coverage.fraction == 0.5
+    assert answer.index.seq == 7
+    assert missing(whole) == {}
+
+
+async def test_nobody_knows_the_collection_yet() -> None:
+    """Right after it was made, an answer has no hits and covers nothing."""
+    first, second = two_shards()
+    first.unknown = second.unknown = {1}
+    async with searching(first, second) as here:
+        answer = await here.search(np.concatenate([NORTH, EAST]))
+    assert ids(answer) == [[], []]
+    assert answer.coverage.fraction == 0.0
+    assert missing(answer) == {0: "unknown collection", 1: "unknown collection"}
+
+
+async def test_no_answer_in_time() -> None:
+    """Where no shard answers the call is DeadlineExceeded, when its time is over."""
+    shard = FakeShard()
+    async with searching(shard) as here:
+        shard.stop()
+        with pytest.raises(DeadlineExceeded):
+            await here.search(deadline=Deadline.after(0.2))
+
+
+async def test_a_stopped_shard_stops_nobody() -> None:
+    """Callers get the others' hits by their deadline; the next batch goes long before; then it is left out."""
+    first, second = two_shards()
+    async with searching(first, second) as here:
+        await here.warm_up()
+        before = len(second.requests)
+        second.stop()
+        start = time.monotonic()
+        answers = []
+        for batch in (1, 2):
+            answers.append(here.search(deadline=Deadline.after(1.5)))
+            await asked(second, before + batch)
+        assert not any(answer.done() for answer in answers)
+        # Two batches are overdue. The third does not ask it, and need not wait.
+        at_once = await here.search(deadline=Deadline.after(1.5))
+        assert ids(at_once) == [["a", "c"]]
+        assert missing(at_once) == {1: "overdue"}
+        assert len(second.requests) == before + 2
+        assert not any(answer.done() for answer in answers)
+        for answer in answers:
+            assert ids(await answer) == [["a", "c"]]
+            assert missing(await answer) == {1: "no answer in time"}
+            assert (await answer).coverage.fraction == 0.5
+        assert time.monotonic() - start > 1.3
+        # A probe brings it back.
+        second.go_on()
+        await here.topology.probe_all()
+        assert missing(await here.search()) == {}
+
+
+async def test_a_late_answer_still_counts() -> None:
+    """A shard that answers an overdue batch before its callers leave is in their answer, and asked again."""
+    first, second = two_shards()
+    async with searching(first, second) as here:
+        await here.warm_up()
+        before = len(second.requests)
+        second.stop()
+        answers = []
+        for batch in (1, 2):
+            answers.append(here.search())
+            await asked(second, before + batch)
+        await eventually(lambda: here.topology.shards[1].overdue == 2)
+        second.go_on()
+        for answer in answers:
+            assert ids(await answer) == [["a", "b", "c"]]
+        assert missing(await here.search()) == {}
+
+
+async def test_each_by_its_own_deadline() -> None:
+    """In one batch, who has little time is answered with what there is; who has more gets everything."""
+    first, second = two_shards()
+    async with searching(first, second) as here:
+        second.stop()
+        before = here.search()
+        await asked(second, 1)
+        hasty, patient = here.search(deadline=Deadline.after(0.6)), here.search()
+        await here.waits(2)
+        second.go_on()
+        await before
+        second.stop()
+        await asked(second, 2)
+        answer = await hasty
+        assert missing(answer) == {1: "no answer in time"}
+        assert not patient.done()
+        second.go_on()
+        assert missing(await patient) == {}

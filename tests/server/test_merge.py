@@ -1,99 +1,163 @@
-from itertools import pairwise
+"""Merging and coverage as tables. Shards are separated by bars, as in "a:9 b:7 | c:8"."""
+
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vitrail.rpc.slots import SLOTS, slot_range
+from vitrail.rpc.vectors import FLOAT32
 from vitrail.server.merge import Found, Known, ShardHits, coverage, index_info, merge
 from vitrail.v1.log_pb2 import Cursor
 from vitrail.v1.shard_pb2 import GroupResult
 
 
-def hits(text: str) -> list[Found]:
-    """ "3a 1b" is a with score 3, then b with score 1."""
-    return [Found(-float(word[:-1]), word[-1]) for word in text.split()]
+def found(text: str) -> list[Found]:
+    return [Found(-float(score), name) for name, score in (word.split(":") for word in text.split())]
 
 
-MERGES = [
-    (["", ""], 3, ""),
-    (["3a 1b", "2c"], 3, "acb"),
-    (["3a 1b", "2c"], 2, "ac"),
-    (["1b", "1a", "1c"], 2, "ab"),
-    (["2z 1a", "2b"], 3, "bza"),
-    (["1b 1a"], 2, "ab"),
-    (["-1a", "-2b"], 5, "ab"),
-]
-
-
-@pytest.mark.parametrize(("parts", "k", "expected"), MERGES)
-def test_merge(parts: list[str], k: int, expected: str) -> None:
+@pytest.mark.parametrize(
+    ("shards", "k", "merged"),
+    [
+        ("", 3, ""),
+        ("|", 3, ""),
+        ("a:9 b:7", 3, "a b"),
+        ("a:9 b:7 | c:8", 3, "a c b"),
+        ("a:9 b:7 | c:8", 2, "a c"),
+        ("a:9 b:7 | c:8 | d:10", 1, "d"),
+        ("| c:8 |", 3, "c"),
+        # Equal scores: by id, whatever the shard, also where they fill the last place.
+        ("b:5 d:5 | a:5 c:5", 3, "a b c"),
+        ("b:5 | a:5", 1, "a"),
+        ("z:6 | a:5 b:5", 2, "z a"),
+        # Euclidean scores are negative: nearest first.
+        ("a:-1 b:-9 | c:0", 3, "c a b"),
+        # A shard that orders equal scores in its own way.
+        ("b:5 a:5", 2, "a b"),
+    ],
+)
+def test_merge(shards: str, k: int, merged: str) -> None:
     """The best come first: by score, then by id."""
-    assert "".join(found.id for found in merge([hits(part) for part in parts], k)) == expected
+    assert [hit.id for hit in merge([found(part) for part in shards.split("|")], k)] == merged.split()
+
+
+SCORES = st.sampled_from([-np.inf, -2.0, -1.0, -0.0, 0.0, 0.5, 1.0]) | st.floats(-1, 1, width=32)
 
 
 @given(
-    st.dictionaries(st.text(min_size=1, max_size=3), st.sampled_from([-1.0, 0.0, 0.5, 2.0]), max_size=40),
-    st.integers(1, 5),
-    st.integers(1, 12),
+    records=st.dictionaries(st.text(max_size=3), st.tuples(st.integers(0, 3), SCORES), max_size=30),
+    k=st.integers(1, 8),
 )
-def test_merging_shards_equals_sorting_everything(scores: dict[str, float], shards: int, k: int) -> None:
-    """However records are spread, and however many have the same score."""
-    parts: list[list[Found]] = [[] for _ in range(shards)]
-    for place, (name, score) in enumerate(scores.items()):
-        parts[place % shards].append(Found(-score, name))
-    best = [sorted(part)[:k] for part in parts]
-    assert merge(best, k) == sorted(Found(-score, name) for name, score in scores.items())[:k]
+def test_merging_equals_sorting_everything(records: dict[str, tuple[int, float]], k: int) -> None:
+    """The k best of each shard merged are the k best of all records, however they are spread."""
+    everything = sorted((-score, name) for name, (_, score) in records.items())
+    parts = [
+        sorted(Found(-score, name) for name, (shard, score) in records.items() if shard == one)[:k] for one in range(4)
+    ]
+    assert [(hit.negative_score, hit.id) for hit in merge(parts, k)] == everything[:k]
 
 
-def test_packed_hits_are_those_of_their_query() -> None:
-    """Counts say which hits belong to which query."""
-    result = GroupResult(counts=[2, 0, 1], ids=["a", "b", "c"], scores=np.array([3, 1, 2], "<f4").tobytes())
-    unpacked = ShardHits.of(result)
-    assert [[found.id for found in unpacked.query(query)] for query in range(3)] == [["a", "b"], [], ["c"]]
-    assert unpacked.query(2)[0].negative_score == -2.0
+@pytest.mark.parametrize("attributes", [[], [b"x", b"", b"z"]])
+def test_hits_are_unpacked(attributes: list[bytes]) -> None:
+    """Packed hits come apart query by query, also where one found nothing."""
+    scores = np.array([0.5, 0.25, -1.0], FLOAT32)
+    result = GroupResult(counts=[2, 0, 1], ids=["a", "b", "c"], scores=scores.tobytes(), attributes=attributes)
+    hits = ShardHits.of(result)
+    x, y, z = attributes or [b"", b"", b""]
+    assert [hits.query(index) for index in range(3)] == [
+        [Found(-0.5, "a", x), Found(-0.25, "b", y)],
+        [],
+        [Found(1.0, "c", z)],
+    ]
 
 
-COVERAGES = [
-    # (records, failure) of each shard → shards searched, records searched, total, fraction
-    ([(10, ""), (30, "")], 2, 40, 40, 1.0),
-    ([(10, ""), (30, "unreachable")], 1, 10, 40, 0.25),
-    ([(10, ""), (None, "unreachable")], 1, 10, 20, 0.5),
-    ([(10, ""), (20, ""), (None, "x"), (None, "x")], 2, 30, 60, 0.5),
-    ([(0, ""), (0, "")], 2, 0, 0, 1.0),
-    ([(0, ""), (0, "x")], 1, 0, 0, 0.5),
-    ([(None, "x"), (None, "x")], 0, 0, 0, 0.0),
-    ([(7, "x"), (3, "x")], 0, 0, 10, 0.0),
-]
+def known(text: str) -> list[Known]:
+    """Shards as "100": answered, with 100 records; "100!": did not; "?!": did not and was never heard of."""
+    return [
+        Known(
+            shard,
+            None if word.startswith("?") else int(word.rstrip("!")),
+            "unreachable" if word.endswith("!") else "",
+        )
+        for shard, word in enumerate(text.split())
+    ]
 
 
-@pytest.mark.parametrize(("shards", "searched", "records", "total", "fraction"), COVERAGES)
-def test_coverage(
-    shards: list[tuple[int | None, str]], searched: int, records: int, total: int, fraction: float
+@pytest.mark.parametrize(
+    ("shards", "searched", "total", "fraction"),
+    [
+        # All answered.
+        ("100", 100, 100, 1.0),
+        ("100 300", 400, 400, 1.0),
+        # One did not, and is counted as it was last known.
+        ("100 100!", 100, 200, 0.5),
+        ("100! 300", 300, 400, 0.75),
+        ("100 0!", 100, 100, 1.0),
+        # One was never heard of: it counts by its share of slots, 512 of 1,024, then 341.
+        ("100 ?!", 100, 200, 0.5),
+        ("?! 100", 100, 200, 0.5),
+        ("341 ?! 342", 683, 1024, 683 / 1024),
+        ("300 100! ?!", 300, 601, 300 / 601),
+        # An empty collection.
+        ("0", 0, 0, 1.0),
+        ("0 0 0", 0, 0, 1.0),
+        ("0 0!", 0, 0, 0.5),
+        ("0 ?!", 0, 0, 0.5),
+        # Nobody answered.
+        ("100! 300!", 0, 400, 0.0),
+        ("0! 0!", 0, 0, 0.0),
+        ("?! ?!", 0, 0, 0.0),
+    ],
+)
+def test_coverage(shards: str, searched: int, total: int, fraction: float) -> None:
+    """Coverage is the share of the last known records that was searched, and names who is missing."""
+    covered = coverage(known(shards))
+    missing = [index for index, word in enumerate(shards.split()) if word.endswith("!")]
+    assert (covered.records_searched, covered.records_total) == (searched, total)
+    assert covered.fraction == pytest.approx(fraction)
+    assert covered.shards_total == len(shards.split())
+    assert covered.shards_searched == covered.shards_total - len(missing)
+    assert [(one.shard, one.reason) for one in covered.unreachable] == [(index, "unreachable") for index in missing]
+
+
+def result(
+    *, trained: bool = True, exact: bool = False, nprobe: int = 0, version: str = "", seq: int = 0, error: str = ""
+) -> GroupResult:
+    return GroupResult(
+        trained=trained, exact=exact, nprobe=nprobe, version=version, applied=Cursor(seq=seq), error=error
+    )
+
+
+UNKNOWN = result(trained=False, error="unknown collection")
+
+
+@pytest.mark.parametrize(
+    ("results", "trained", "exact", "nprobe", "version", "seq"),
+    [
+        ([], False, False, 0, "", 0),
+        ([UNKNOWN], False, False, 0, "", 0),
+        ([result(nprobe=8, version="a", seq=7)], True, False, 8, "a", 7),
+        # Trained, and exact, only where all are; the largest nprobe, the smallest seq.
+        (
+            [result(nprobe=8, version="a", seq=7), result(nprobe=16, version="b", seq=5)],
+            True, False, 16, "a+b", 5,
+        ),
+        (
+            [result(nprobe=8, version="a", seq=7), result(trained=False, exact=True, seq=9)],
+            False, False, 8, "a", 7,
+        ),
+        ([result(exact=True, trained=False), result(exact=True, trained=True)], False, True, 0, "", 0),
+        # Replicas and shards of one version name it once.
+        ([result(version="a", seq=1), result(version="a", seq=1)], True, False, 0, "a", 1),
+        # A shard that does not know the collection says nothing about it.
+        ([result(nprobe=8, version="a", seq=7), UNKNOWN], True, False, 8, "a", 7),
+    ],
+)  # fmt: skip
+def test_index_info(
+    results: Sequence[GroupResult], trained: bool, exact: bool, nprobe: int, version: str, seq: int
 ) -> None:
-    """The share of the records that was searched; a shard never heard of counts by its share of slots."""
-    known = [Known(shard, count, failure) for shard, (count, failure) in enumerate(shards)]
-    found = coverage(known)
-    assert (found.shards_searched, found.shards_total) == (searched, len(shards))
-    assert (found.records_searched, found.records_total) == (records, total)
-    assert found.fraction == pytest.approx(fraction)
-    assert [each.shard for each in found.unreachable] == [k.shard for k in known if k.failure]
-
-
-def test_index_info_is_the_least_of_what_shards_say() -> None:
-    """Trained and exact only when all are; the smallest place in the log; the largest nprobe."""
-    one = GroupResult(trained=True, exact=False, nprobe=16, version="b", applied=Cursor(seq=7))
-    other = GroupResult(trained=False, exact=True, version="", applied=Cursor(seq=5))
-    info = index_info({0: one, 1: other, 2: GroupResult(error="expired")}, "space")
-    assert (info.trained, info.exact, info.nprobe, info.version, info.seq) == (False, False, 16, "b", 5)
-    assert index_info({0: one}, "space").trained
-
-
-@given(st.integers(1, SLOTS))
-def test_slot_ranges_cover_every_slot_once(shards: int) -> None:
-    """For any number of shards, the ranges follow each other from the first slot to the last."""
-    ranges = [slot_range(shard, shards) for shard in range(shards)]
-    assert ranges[0][0] == 0
-    assert ranges[-1][1] == SLOTS
-    assert all(before[1] == after[0] for before, after in pairwise(ranges))
+    """How it was searched, over the shards that did."""
+    info = index_info(dict(enumerate(results)), "space")
+    assert (info.trained, info.exact, info.nprobe, info.version, info.seq) == (trained, exact, nprobe, version, seq)
+    assert info.space == "space"

@@ -1,0 +1,146 @@
+"""What the tests of the coordinator share: shards that answer as they are told, and waiting for a condition."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, field
+
+import grpc
+import numpy as np
+from numpy.typing import NDArray
+from prometheus_client import REGISTRY
+
+from vitrail.rpc.channel import OPTIONS
+from vitrail.rpc.deadline import Deadline
+from vitrail.rpc.server import Context
+from vitrail.rpc.vectors import FLOAT32, from_bytes
+from vitrail.server.batching import Batcher, R, T
+from vitrail.v1.log_pb2 import Cursor
+from vitrail.v1.shard_pb2 import (
+    GetStatusRequest,
+    GetStatusResponse,
+    GroupResult,
+    PartitionStatus,
+    SearchBatchRequest,
+    SearchBatchResponse,
+    SearchGroup,
+)
+from vitrail.v1.shard_pb2_grpc import ShardServiceServicer, add_ShardServiceServicer_to_server
+
+Floats = NDArray[np.float32]
+
+PATIENCE = 20.0
+SOON = 10.0
+
+
+async def eventually(condition: Callable[[], object], patience: float = PATIENCE) -> None:
+    """Return once a condition holds, fail if it does not within `patience` seconds."""
+    end = time.monotonic() + patience
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        await asyncio.sleep(0.002)
+
+
+def in_time() -> Deadline:
+    """A deadline that is not what a test is about."""
+    return Deadline.after(SOON)
+
+
+def sample(name: str, **labels: str) -> float:
+    """The value of a metric, 0 where it was never set."""
+    return REGISTRY.get_sample_value(name, labels) or 0.0
+
+
+@contextlib.asynccontextmanager
+async def running(batcher: Batcher[T, R]) -> AsyncIterator[None]:
+    """Have a queue emptied until the block ends."""
+    owner = asyncio.create_task(batcher.run())
+    try:
+        yield
+    finally:
+        owner.cancel()
+        await asyncio.gather(owner, return_exceptions=True)
+
+
+@dataclass(eq=False)
+class FakeShard(ShardServiceServicer):
+    """A shard that compares every record, by inner product, and answers nothing while it is stopped.
+
+    Attributes:
+        index: Which shard it says that it is.
+        shards: Of how many.
+        records: Their vectors by id; those of every collection but the `unknown` ones.
+        unknown: Uids of collections that it does not know.
+        seq: Applied up to here.
+        trained: Whether it says that it is.
+        requests: All batches that came, in order.
+    """
+
+    index: int = 0
+    shards: int = 1
+    records: Mapping[str, list[float]] = field(default_factory=dict)
+    unknown: set[int] = field(default_factory=set)
+    seq: int = 1
+    trained: bool = False
+    requests: list[SearchBatchRequest] = field(default_factory=list)
+    address: str = ""
+    _going: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        self._going.set()
+
+    def stop(self) -> None:
+        """Answer nothing from now on, as a stopped process does, but go on listening."""
+        self._going.clear()
+
+    def go_on(self) -> None:
+        self._going.set()
+
+    async def SearchBatch(self, request: SearchBatchRequest, context: Context) -> SearchBatchResponse:  # noqa: N802
+        self.requests.append(request)
+        await self._going.wait()
+        return SearchBatchResponse(results=[self._search(group) for group in request.groups])
+
+    async def GetStatus(self, request: GetStatusRequest, context: Context) -> GetStatusResponse:  # noqa: N802
+        await self._going.wait()
+        partition = PartitionStatus(collection_uid=1, records=len(self.records), applied=Cursor(seq=self.seq))
+        return GetStatusResponse(shard=self.index, shards=self.shards, ready=True, partitions=[partition])
+
+    def _search(self, group: SearchGroup) -> GroupResult:
+        if group.collection_uid in self.unknown:
+            return GroupResult(error="unknown collection")
+        dimension = len(next(iter(self.records.values()), [0.0]))
+        result = GroupResult(
+            records=len(self.records),
+            applied=Cursor(collection_uid=group.collection_uid, seq=self.seq),
+            trained=self.trained,
+            exact=not self.trained,
+            version=f"v{self.index}",
+        )
+        for query in from_bytes(group.vectors, dimension):
+            scored = sorted(
+                (-float(query @ np.array(vector, np.float32)), name) for name, vector in self.records.items()
+            )
+            best = scored[: group.top_k]
+            result.counts.append(len(best))
+            result.ids.extend(name for _, name in best)
+            result.scores += np.array([-score for score, _ in best], FLOAT32).tobytes()
+        return result
+
+
+@contextlib.asynccontextmanager
+async def serving(*shards: FakeShard) -> AsyncIterator[None]:
+    """Serve shards on free ports, each at its `address`, until the block ends."""
+    servers = []
+    for shard in shards:
+        server = grpc.aio.server(options=OPTIONS)
+        add_ShardServiceServicer_to_server(shard, server)
+        shard.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+        await server.start()
+        servers.append(server)
+    try:
+        yield
+    finally:
+        for server in servers:
+            await server.stop(None)
