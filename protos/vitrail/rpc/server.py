@@ -6,6 +6,7 @@ domain become status codes.
 
 import asyncio
 import contextlib
+import inspect
 import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -35,9 +36,11 @@ STATUS_CODES: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc
 class Server:
     """A server on one address. `add` services, then `start`, `wait_for_signal`, `drain`."""
 
-    def __init__(self, host: str, port: int, *, reuse_port: bool = False) -> None:
+    def __init__(
+        self, host: str, port: int, *, reuse_port: bool = False, registry: CollectorRegistry = REGISTRY
+    ) -> None:
         options = [*OPTIONS, ("grpc.so_reuseport", int(reuse_port))]
-        self._server = grpc.aio.server(interceptors=[Boundary(REGISTRY)], options=options)
+        self._server = grpc.aio.server(interceptors=[Boundary(registry)], options=options)
         self._health = health.aio.HealthServicer()
         self._names = [health.SERVICE_NAME, reflection.SERVICE_NAME]
         self._host, self._port = host, port
@@ -144,7 +147,11 @@ class Boundary(grpc.aio.ServerInterceptor):
 
         async def answers(request: Any, context: Context) -> AsyncIterator[Any]:
             async with self._observed(labels, context):
-                async for response in inner(request, context):
+                responses = inner(request, context)
+                if inspect.isawaitable(responses):  # it writes to the context, as that of health checks does
+                    await responses
+                    return
+                async for response in responses:
                     yield response
 
         make: Callable[..., Handler] = {
@@ -174,8 +181,8 @@ class Boundary(grpc.aio.ServerInterceptor):
             code = grpc.StatusCode.CANCELLED
             raise
         except grpc.aio.AbortError:
-            number: Any = context.code()  # a number, whatever its annotation says
-            code = STATUS_CODES.get(number, grpc.StatusCode.UNKNOWN)
+            given: Any = context.code()  # in older versions of grpc its number
+            code = given if isinstance(given, grpc.StatusCode) else STATUS_CODES.get(given, grpc.StatusCode.UNKNOWN)
             raise
         except Exception:
             code = grpc.StatusCode.INTERNAL
