@@ -19,6 +19,8 @@ from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 DOMAIN = "vitrail"
+# A status travels as headers, of which gRPC takes 8 KiB, with each byte of the message escaped by three.
+LONGEST_MESSAGE, LONGEST_FIELD = 1000, 200
 
 
 class VitrailError(Exception):
@@ -112,7 +114,9 @@ def to_status(error: VitrailError) -> status_pb2.Status:
     """Write an error as a google.rpc.Status with the details that its class promises."""
     details = []
     if error.field:
-        violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=error.message)
+        violation = error_details_pb2.BadRequest.FieldViolation(
+            field=_clipped(error.field, LONGEST_FIELD), description=_clipped(error.message, LONGEST_MESSAGE)
+        )
         details.append(_packed(error_details_pb2.BadRequest(field_violations=[violation])))
     if error.reason:
         details.append(_packed(error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN)))
@@ -120,7 +124,7 @@ def to_status(error: VitrailError) -> status_pb2.Status:
         delay = duration_pb2.Duration(nanos=0)
         delay.FromMilliseconds(round(error.retry_after * 1000))
         details.append(_packed(error_details_pb2.RetryInfo(retry_delay=delay)))
-    return status_pb2.Status(code=error.code, message=str(error), details=details)
+    return status_pb2.Status(code=error.code, message=_clipped(str(error), LONGEST_MESSAGE), details=details)
 
 
 def from_status(status: status_pb2.Status) -> VitrailError:
@@ -142,6 +146,11 @@ def from_status(status: status_pb2.Status) -> VitrailError:
             detail.Unpack(retry)
             retry_after = retry.retry_delay.ToMilliseconds() / 1000
     return kind(message, field=field, retry_after=retry_after)
+
+
+def _clipped(text: str, limit: int) -> str:
+    data = text.encode()
+    return text if len(data) <= limit else data[:limit].decode(errors="ignore") + "…"
 
 
 def _packed(message: Message) -> any_pb2.Any:
