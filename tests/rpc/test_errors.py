@@ -1,17 +1,15 @@
-import urllib.request
-from collections.abc import AsyncIterator
-from datetime import UTC, datetime
 from typing import Any
 
 import grpc
-import numpy as np
 import pytest
-from google.rpc import status_pb2
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from google.rpc import error_details_pb2, status_pb2
+from hypothesis import given
+from hypothesis import strategies as st
 
-from vitrail.rpc import attributes, vectors
+from tests.rpc.fakes import Echo, call
 from vitrail.rpc.channel import STATUS_DETAILS
 from vitrail.rpc.errors import (
+    BY_CODE,
     AlreadyExists,
     DeadlineExceeded,
     EmbeddingSpaceMismatch,
@@ -22,160 +20,104 @@ from vitrail.rpc.errors import (
     Unavailable,
     VitrailError,
     from_status,
+    to_status,
 )
-from vitrail.rpc.process import serve_metrics
-from vitrail.rpc.server import Server
-from vitrail.rpc.slots import slot_of
-from vitrail.v1.log_pb2 import DESCRIPTOR as LOG
-from vitrail.v1.log_pb2 import FollowRequest, FollowResponse
-from vitrail.v1.log_pb2_grpc import LogServiceServicer, LogServiceStub, add_LogServiceServicer_to_server
-from vitrail.v1.search_pb2 import DESCRIPTOR as SEARCH
-from vitrail.v1.search_pb2 import BatchSearchRequest, BatchSearchResponse, SearchRequest, SearchResponse
-from vitrail.v1.search_pb2_grpc import SearchServiceServicer, SearchServiceStub, add_SearchServiceServicer_to_server
 
 ERRORS = [
-    InvalidArgument("must be from 1 to 1,000, not 0", field="top_k"),
-    NotFound("there is no collection", field="collection"),
-    AlreadyExists("it is there"),
-    FailedPrecondition("it does not fit"),
-    EmbeddingSpaceMismatch("of another space", field="query.vector"),
-    ResourceExhausted("the queue is full", retry_after=0.25),
-    Unavailable("the store is away", retry_after=1.0),
-    DeadlineExceeded("too late"),
-    VitrailError("something else"),
+    (InvalidArgument("must be from 1 to 1,000, not 0", field="top_k"), "INVALID_ARGUMENT"),
+    (NotFound("there is no collection", field="collection"), "NOT_FOUND"),
+    (AlreadyExists("it is there"), "ALREADY_EXISTS"),
+    (FailedPrecondition("it does not fit"), "FAILED_PRECONDITION"),
+    (EmbeddingSpaceMismatch("of another space", field="query.vector"), "FAILED_PRECONDITION"),
+    (ResourceExhausted("the queue is full", retry_after=0.25), "RESOURCE_EXHAUSTED"),
+    (ResourceExhausted("too large"), "RESOURCE_EXHAUSTED"),
+    (Unavailable("the store is away", retry_after=1.0), "UNAVAILABLE"),
+    (Unavailable("come at once", retry_after=0.0), "UNAVAILABLE"),
+    (DeadlineExceeded("too late"), "DEADLINE_EXCEEDED"),
+    (VitrailError("something else"), "INTERNAL"),
+    (InvalidArgument("наоборот 逆", field="attributes.größe"), "INVALID_ARGUMENT"),
+    (InvalidArgument(""), "INVALID_ARGUMENT"),
 ]
 
 
-class Failing(SearchServiceServicer, LogServiceServicer):
-    """Fails as it is told."""
-
-    error: Exception | None = None
-
-    async def Search(self, request: SearchRequest, context: Any) -> SearchResponse:  # noqa: N802
-        if self.error is not None:
-            raise self.error
-        return SearchResponse()
-
-    async def BatchSearch(self, request: BatchSearchRequest, context: Any) -> BatchSearchResponse:  # noqa: N802
-        raise NotImplementedError
-
-    async def Follow(self, request: FollowRequest, context: Any) -> AsyncIterator[FollowResponse]:  # noqa: N802
-        yield FollowResponse()
-        if self.error is not None:
-            raise self.error
+def read(error: grpc.aio.AioRpcError) -> tuple[status_pb2.Status, VitrailError]:
+    metadata: Any = error.trailing_metadata()
+    status = status_pb2.Status.FromString(dict(metadata)[STATUS_DETAILS])
+    return status, from_status(status)
 
 
-@pytest.fixture(scope="module")
-def metrics_port() -> int:
-    return serve_metrics("127.0.0.1", 0)
+async def failure(channel: grpc.aio.Channel, method: str) -> grpc.aio.AioRpcError:
+    """What a call of `Echo` fails with."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call(channel, method)
+    return caught.value
 
 
-@pytest.fixture
-async def served(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Failing, grpc.aio.Channel]]:
-    from prometheus_client import CollectorRegistry
-
-    # Each server of a process registers its metrics; a process has one server, a test run has many.
-    monkeypatch.setattr("vitrail.rpc.server.REGISTRY", CollectorRegistry())
-    failing, server = Failing(), Server("127.0.0.1", 0)
-    server.add(add_SearchServiceServicer_to_server, failing, SEARCH.services_by_name["SearchService"].full_name)
-    server.add(add_LogServiceServicer_to_server, failing, LOG.services_by_name["LogService"].full_name)
-    port = await server.start()
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        await server.set_serving(True)
-        yield failing, channel
-    await server.drain(1.0)
-
-
-def read(error: grpc.aio.AioRpcError) -> VitrailError:
-    details = dict(error.trailing_metadata())[STATUS_DETAILS]
-    return from_status(status_pb2.Status.FromString(bytes(details)))
-
-
-@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("method", ["Unary", "Spread"])
+@pytest.mark.parametrize(("error", "code"), ERRORS)
 async def test_errors_come_over_the_wire_as_they_were_raised(
-    error: VitrailError, served: tuple[Failing, grpc.aio.Channel]
+    echo: Echo, channel: grpc.aio.Channel, error: VitrailError, code: str, method: str
 ) -> None:
-    """Class, message, field and delay are those that the server raised, in unary calls and in streams."""
-    failing, channel = served
-    failing.error = error
-    stub: Any = SearchServiceStub(channel)
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await stub.Search(SearchRequest())
-    log: Any = LogServiceStub(channel)
-    stream = log.Follow(FollowRequest())
-    await stream.read()
-    with pytest.raises(grpc.aio.AioRpcError) as streamed:
-        await stream.read()
-    for raised in (caught.value, streamed.value):
-        again = read(raised)
-        assert type(again) is type(error)
-        assert (again.message, again.field, again.retry_after) == (error.message, error.field, error.retry_after)
-        assert raised.code().value[0] == error.code
+    """Class, message, field and delay are those that the server raised, in a call and in a stream."""
+    echo.error = error
+    raised = await failure(channel, method)
+    status, again = read(raised)
+    assert raised.code() == grpc.StatusCode[code]
+    assert status.code == raised.code().value[0]
+    assert raised.details() == status.message == str(error)
+    assert type(again) is type(error)
+    assert (again.message, again.field, again.retry_after) == (error.message, error.field, error.retry_after)
 
 
-async def test_an_unexpected_error_tells_nothing_of_itself(
-    served: tuple[Failing, grpc.aio.Channel], capsys: pytest.CaptureFixture[str]
+async def test_callers_without_our_sdk_can_read_it(echo: Echo, channel: grpc.aio.Channel) -> None:
+    """The details are Google's: BadRequest names the field, ErrorInfo the reason, RetryInfo the delay."""
+    echo.error = EmbeddingSpaceMismatch("of another space", field="query.vector", retry_after=1.5)
+    status, _ = read(await failure(channel, "Unary"))
+    bad, info, retry = error_details_pb2.BadRequest(), error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
+    assert [detail.Unpack(into) for detail, into in zip(status.details, (bad, info, retry), strict=True)] == [True] * 3
+    (violation,) = bad.field_violations
+    assert (violation.field, violation.description) == ("query.vector", "of another space")
+    assert (info.reason, info.domain) == ("EMBEDDING_SPACE_MISMATCH", "vitrail")
+    assert retry.retry_delay.ToMilliseconds() == 1500
+
+
+@pytest.mark.parametrize("character", ["x", "\n", "é", "日", "🦊"])
+async def test_a_long_message_does_not_outgrow_the_headers(
+    echo: Echo, channel: grpc.aio.Channel, character: str
 ) -> None:
-    """The caller learns that it was internal; what it was stands in the log."""
-    failing, channel = served
-    failing.error = KeyError("secret")
-    stub: Any = SearchServiceStub(channel)
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await stub.Search(SearchRequest())
-    assert caught.value.code() == grpc.StatusCode.INTERNAL
-    assert "secret" not in str(caught.value.details())
-    assert "secret" in "".join(capsys.readouterr())
+    """A message that quotes what a caller sent, and a field of its making, are clipped: the error stays itself."""
+    echo.error = InvalidArgument(f"there is no {character * 100_000}", field=f"attributes.{character * 100_000}")
+    raised = await failure(channel, "Unary")
+    assert raised.code() == grpc.StatusCode.INVALID_ARGUMENT
+    _, again = read(raised)
+    assert again.message.startswith(f"there is no {character}")
+    assert again.field.startswith(f"attributes.{character}")
+    assert again.message.endswith("…")
 
 
-async def test_health_says_whether_a_server_wants_traffic(served: tuple[Failing, grpc.aio.Channel]) -> None:
-    """For the whole server and for each service."""
-    stub: Any = health_pb2_grpc.HealthStub(served[1])
-    for service in ("", "vitrail.v1.SearchService"):
-        response = await stub.Check(health_pb2.HealthCheckRequest(service=service))
-        assert response.status == health_pb2.HealthCheckResponse.SERVING
+TEXT = st.text(max_size=40)
 
 
-def test_metrics_are_served_as_text(metrics_port: int) -> None:
-    """Prometheus can read them."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{metrics_port}/metrics") as response:
-        assert b"# HELP" in response.read()
+@given(
+    kind=st.sampled_from([*BY_CODE.values(), EmbeddingSpaceMismatch, VitrailError]),
+    message=TEXT,
+    field=TEXT,
+    milliseconds=st.none() | st.integers(0, 10**9),
+)
+def test_any_error_is_read_back(kind: type[VitrailError], message: str, field: str, milliseconds: int | None) -> None:
+    """Whatever it says, for every class."""
+    retry_after = None if milliseconds is None else milliseconds / 1000
+    again = from_status(to_status(kind(message, field=field, retry_after=retry_after)))
+    assert type(again) is kind
+    assert (again.message, again.field, again.retry_after) == (message, field, retry_after)
 
 
-@pytest.mark.parametrize(("record_id", "slot"), [("", 409), ("a", 603), ("shoes/1.jpg", 866), ("ключ", 412)])
-def test_slots_are_fixed_for_ever(record_id: str, slot: int) -> None:
-    """Every store and partition depends on these numbers."""
-    assert slot_of(record_id) == slot
-
-
-def test_vectors_are_little_endian_float32_row_after_row() -> None:
-    """Any float type becomes the same bytes, and bytes that are no whole rows are refused."""
-    rows = np.array([[1.0, -2.0], [0.5, 0.0]], np.float64)
-    assert vectors.to_bytes(rows) == b"\0\0\x80?\0\0\0\xc0\0\0\0?\0\0\0\0"
-    np.testing.assert_array_equal(vectors.from_bytes(vectors.to_bytes(rows), 2), rows)
-    for data, dimension in ((b"123", 1), (b"1234", 2), (b"1234", 0)):
-        with pytest.raises(ValueError, match="are not rows"):
-            vectors.from_bytes(data, dimension)
-
-
-def test_attributes_come_back_as_they_were() -> None:
-    """Every type there is; a naive time is taken as UTC, and a boolean is no integer."""
-    moment = datetime(2026, 11, 24, 12, tzinfo=UTC)
-    given: dict[str, attributes.AttributeValue] = {
-        "boolean": True,
-        "float": 1.5,
-        "integer": -(2**63),
-        "string": "hat",
-        "strings": ["a", "b"],
-        "timestamp": moment.replace(tzinfo=None),
-    }
-    read_back = attributes.from_values({name: attributes.to_value(name, value) for name, value in given.items()})
-    assert read_back == given | {"timestamp": moment}
-    assert read_back["boolean"] is True
-
-
-@pytest.mark.parametrize("value", [2**63, b"bytes", None, ["a", 1], {"a": 1}, object()])
-def test_what_is_no_attribute_is_refused_by_name(value: Any) -> None:
-    """The field names the attribute."""
-    with pytest.raises(InvalidArgument) as caught:
-        attributes.to_value("price", value)
-    assert caught.value.field == "attributes.price"
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [("NOT_FOUND", NotFound), ("UNAVAILABLE", Unavailable), ("PERMISSION_DENIED", VitrailError), ("OK", VitrailError)],
+)
+def test_a_status_of_someone_else(code: str, kind: type[VitrailError]) -> None:
+    """A proxy's status, which has no details, gives the class of its code."""
+    error = from_status(status_pb2.Status(code=grpc.StatusCode[code].value[0], message="no healthy upstream"))
+    assert type(error) is kind
+    assert (error.message, error.field, error.retry_after) == ("no healthy upstream", "", None)
