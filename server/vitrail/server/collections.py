@@ -1,5 +1,7 @@
 """Collections: made, listed, changed, deleted, and what shards say of their partitions."""
 
+from functools import partial
+
 from vitrail.rpc.errors import FailedPrecondition, InvalidArgument
 from vitrail.rpc.server import Context
 from vitrail.server import metrics, validate
@@ -42,7 +44,7 @@ class CollectionService(CollectionServiceServicer):
         validate.attribute_types(request.attributes)
         collection = Collection(
             name=request.name,
-            metric=request.metric or Metric.METRIC_COSINE,
+            metric=validate.metric(request.metric or Metric.METRIC_COSINE),
             attributes=request.attributes,
             train_at=validate.train_at(request.train_at or validate.DEFAULT_TRAIN_AT),
             thumbnails=request.thumbnails,
@@ -67,18 +69,12 @@ class CollectionService(CollectionServiceServicer):
         self, request: UpdateCollectionRequest, context: Context
     ) -> UpdateCollectionResponse:
         validate.attribute_types(request.attributes)
-        collection = Collection()
-        collection.CopyFrom(self._journal.catalog.get(request.name, field="name"))
         if request.HasField("train_at"):
-            collection.train_at = validate.train_at(request.train_at)
-        if request.HasField("thumbnails"):
-            collection.thumbnails = request.thumbnails
-        for name, kind in request.attributes.items():
-            if collection.attributes.get(name, kind) != kind:
-                raise FailedPrecondition("its type is fixed already", field=f"attributes.{name}")
-            collection.attributes[name] = kind
-        await self._journal.change_catalog(self._journal.store.update_collection, collection)
-        return UpdateCollectionResponse(collection=collection)
+            validate.train_at(request.train_at)
+        uid = self._journal.catalog.get(request.name, field="name").uid
+        change = partial(_change, request)
+        changed = await self._journal.change_catalog(self._journal.store.update_collection, uid, change)
+        return UpdateCollectionResponse(collection=changed)
 
     async def DeleteCollection(  # noqa: N802
         self, request: DeleteCollectionRequest, context: Context
@@ -117,6 +113,17 @@ class CollectionService(CollectionServiceServicer):
         collection.embedder = self._embedder.name
         collection.space = self._embedder.space
         collection.dimension = self._embedder.dimension
+
+
+def _change(request: UpdateCollectionRequest, collection: Collection) -> None:
+    if request.HasField("train_at"):
+        collection.train_at = request.train_at
+    if request.HasField("thumbnails"):
+        collection.thumbnails = request.thumbnails
+    for name, kind in request.attributes.items():
+        if collection.attributes.get(name, kind) != kind:
+            raise FailedPrecondition("its type is fixed already", field=f"attributes.{name}")
+        collection.attributes[name] = kind
 
 
 def _stats(shard: Shard, uid: int) -> PartitionStats:

@@ -17,7 +17,7 @@ import contextlib
 import fcntl
 import secrets
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,7 +26,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.exc import DBAPIError
 
-from vitrail.rpc.errors import AlreadyExists, NotFound, Unavailable
+from vitrail.rpc.errors import AlreadyExists, NotFound, Unavailable, VitrailError
 from vitrail.rpc.slots import slot_of
 from vitrail.server.schema import Schema, SchemaError
 from vitrail.server.tables import SCHEMA_VERSION, catalog, collections, commits, metadata, records
@@ -124,6 +124,13 @@ class Store:
         self._engine = sa.create_engine(f"sqlite:///{directory / 'records.sqlite'}", pool_size=8)
         sa.event.listen(self._engine, "connect", _configure)
         sa.event.listen(self._engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN"))
+        try:
+            self._prepare()
+        except VitrailError:
+            self.close()
+            raise
+
+    def _prepare(self) -> None:
         with self._transaction() as connection:
             version = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
             if version not in (0, SCHEMA_VERSION):
@@ -162,10 +169,19 @@ class Store:
             (uid,) = result.inserted_primary_key or (0,)
             return _collection(uid, collection.SerializeToString())
 
-    def update_collection(self, collection: Collection) -> None:
-        """Replace a collection's definition."""
+    def update_collection(self, uid: int, change: Callable[[Collection], None]) -> Collection:
+        """Change a collection's definition as the last commit left it; nothing is written where `change` raises.
+
+        Raises:
+            NotFound: It was deleted.
+        """
         with self._transaction() as connection:
+            collection = _find(connection, uid)
+            if collection is None:
+                raise NotFound("the collection was deleted")
+            change(collection)
             _define(connection, collection)
+            return collection
 
     def delete_collection(self, uid: int) -> None:
         """Delete a collection with all of its records."""
@@ -248,10 +264,9 @@ class Store:
 
 def _write(connection: sa.Connection, write: Write) -> Written | NotFound:
     uid = write.collection_uid
-    row = connection.execute(sa.select(collections.c.definition).filter_by(uid=uid)).first()
-    if row is None:
+    collection = _find(connection, uid)
+    if collection is None:
         return NotFound("the collection was deleted")
-    collection = _collection(uid, row.definition)
     written = Written()
     known = _known(connection, uid, [*(record.id for record in write.upserts), *write.deletes])
     upserts = _accepted(write.upserts, collection, known, written)
@@ -361,6 +376,11 @@ def _live(uid: int) -> "sa.Select[Any]":
     c = records.c
     columns = (c.id, c.seq, c.updated_at, c.uri, c.attributes, c.content_hash, c.vector, c.thumbnail)
     return sa.select(*columns).where(c.collection_uid == uid, c.deleted.is_(False))
+
+
+def _find(connection: sa.Connection, uid: int) -> Collection | None:
+    row = connection.execute(sa.select(collections.c.definition).filter_by(uid=uid)).first()
+    return None if row is None else _collection(uid, row.definition)
 
 
 def _define(connection: sa.Connection, collection: Collection) -> None:

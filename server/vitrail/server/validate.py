@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitrail.rpc import vectors
+from vitrail.rpc.attributes import NAMES_OF_TYPES
 from vitrail.rpc.errors import EmbeddingSpaceMismatch, InvalidArgument
 from vitrail.server.fanout import Parameters
 from vitrail.v1.collection_pb2 import Collection
@@ -178,8 +179,14 @@ def attribute_types(types: Mapping[str, int]) -> None:
     for name, kind in types.items():
         if not ATTRIBUTE_NAME.fullmatch(name):
             raise InvalidArgument("a name has letters, digits and _, at most 64", field=f"attributes.{name}")
-        if kind == 0:
-            raise InvalidArgument("has no type", field=f"attributes.{name}")
+        if kind not in NAMES_OF_TYPES:
+            raise InvalidArgument("has no type, or one that is not known here", field=f"attributes.{name}")
+
+
+def metric(value: Metric.ValueType) -> Metric.ValueType:
+    if value not in Metric.values():
+        raise InvalidArgument(f"{value} is not known here", field="metric")
+    return value
 
 
 def dimension(value: int) -> int:
