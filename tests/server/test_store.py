@@ -1,3 +1,4 @@
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -5,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from vitrail.rpc.errors import AlreadyExists, NotFound
+from vitrail.rpc.errors import AlreadyExists, FailedPrecondition, NotFound, Unavailable
 from vitrail.rpc.slots import SLOTS, slot_of
 from vitrail.server.store import NewRecord, Store, Write, Written
 from vitrail.v1.collection_pb2 import Collection
@@ -138,47 +139,211 @@ def test_only_the_asked_slots_are_in_a_page(store: Store, uid: int) -> None:
     assert all(slot_of(name) < 512 for name in ids[0])
 
 
-def test_a_store_is_opened_by_one_process_and_keeps_everything(tmp_path: Path) -> None:
-    """A second one is refused while the first lives, and finds all of it afterwards."""
+def test_attributes_right_behind_their_record(store: Store, uid: int) -> None:
+    """In one write, a change of attributes alone joins the record before it: one row with both."""
+    (outcome,) = written(
+        store, Write(uid, [record("a"), record("a", None, n=Value(integer_value=2)), record("b", None)])
+    )
+    assert (outcome.seq, outcome.missing) == (1, [2])
+    found = store.get(uid, ["a"])["a"]
+    assert (found.vector, found.thumbnail) == (b"12345678", b"small")
+    assert Attributes.FromString(found.attributes).fields["n"].integer_value == 2
+
+
+def test_a_record_is_replaced_whole(store: Store, uid: int) -> None:
+    """A new vector comes with its own attributes, uri, hash and thumbnail, or with none."""
+    first = NewRecord("a", {"n": Value(integer_value=1)}, "file:a", b"11111111", b"hash", b"small")
+    written(store, Write(uid, [first]))
+    found = store.get(uid, ["a"])["a"]
+    assert (found.uri, found.content_hash, found.thumbnail) == ("file:a", b"hash", b"small")
+    written(store, Write(uid, [NewRecord("a", {}, vector=b"22222222")]))
+    found = store.get(uid, ["a"])["a"]
+    assert (found.vector, found.uri, found.content_hash, found.thumbnail) == (b"22222222", "", b"", b"")
+    assert found.attributes == b""
+
+
+def test_deleting_an_id_twice_counts_once(store: Store, uid: int) -> None:
+    """One tombstone, one number, one record less."""
+    written(store, Write(uid, [record("a"), record("b")]))
+    (outcome,) = written(store, Write(uid, deletes=["a", "a", "b", "a"]))
+    assert (outcome.deleted, outcome.seq, store.heads()[uid]) == (2, 4, (0, 4))
+    (again,) = written(store, Write(uid, deletes=["a"]))
+    assert (again.deleted, again.seq, store.heads()[uid]) == (0, 0, (0, 4))
+
+
+def test_records_are_listed_by_id(store: Store, uid: int) -> None:
+    """In the order of their bytes, page by page, without what was deleted and without other collections."""
+    names = ["ü", "b", "a", "Z", "日", "c", "aa"]
+    other = store.create_collection(Collection(name="other", dimension=2)).uid
+    written(store, Write(uid, [record(name) for name in names], []), Write(other, [record("ab")]))
+    written(store, Write(uid, deletes=["c"]))
+    found: list[str] = []
+    while page := store.list(uid, found[-1] if found else "", 2):
+        found += [one.id for one in page]
+    assert found == ["Z", "a", "aa", "b", "ü", "日"]
+
+
+def test_many_ids_at_once(store: Store, uid: int) -> None:
+    """More ids than one query of SQLite takes."""
+    names = [f"r{n:04}" for n in range(1201)]
+    written(store, Write(uid, [record(name) for name in names]))
+    assert store.get(uid, [*names, "never"]).keys() == set(names)
+    (outcome,) = written(store, Write(uid, [record(name, None) for name in names], ["never"]))
+    assert (outcome.missing, outcome.seq) == ([], 2402)
+    (outcome,) = written(store, Write(uid, deletes=names))
+    assert outcome.deleted == 1201
+
+
+def test_a_write_that_fails_takes_its_transaction_with_it(store: Store, uid: int) -> None:
+    """Nothing of a transaction is kept that was not committed: neither rows nor numbers nor the schema."""
+    catalog = store.read_catalog()
+    no_text = record("\ud800", n=Value(integer_value=1))
+    with pytest.raises(UnicodeEncodeError):
+        store.write([Write(uid, [record("a", m=Value(integer_value=1))]), Write(uid, [no_text])])
+    assert (store.list(uid, "", 10), store.heads(), store.read_catalog()) == ([], {uid: (0, 0)}, catalog)
+
+
+def test_a_store_is_opened_once(tmp_path: Path) -> None:
+    """A second one is refused while the first lives, and finds everything afterwards."""
     store = Store(tmp_path)
     uid = store.create_collection(Collection(name="c", dimension=2)).uid
-    written(store, Write(uid, [record("a")]))
+    gone = store.create_collection(Collection(name="gone", dimension=2)).uid
+    written(store, Write(uid, [record("a", n=Value(integer_value=1)), record("b")], ["b"]))
+    store.delete_collection(gone)
+    page, catalog = store.page(uid, ALL, 0, 10), store.read_catalog()
     with pytest.raises(OSError, match="another coordinator"):
         Store(tmp_path)
     store.close()
     again = Store(tmp_path)
-    assert [found.id for found in again.list(uid, "", 10)] == ["a"]
+    assert page is not None
+    assert (again.page(uid, ALL, 0, 10), again.read_catalog()) == (page, catalog)
+    assert again.knows(page.head)
+    assert written(again, Write(uid, [record("c")]))[0].seq == page.head.seq + 1
+    assert again.create_collection(Collection(name="gone", dimension=2)).uid > gone
     again.close()
 
 
-CHANGES = st.lists(st.tuples(st.sampled_from("abcdefgh"), st.booleans()), max_size=6)
+def test_what_is_no_store_is_refused(tmp_path: Path) -> None:
+    """A file that is no database, or one of a newer version, is Unavailable and left as it is, unlocked."""
+    file = tmp_path / "records.sqlite"
+    file.write_bytes(b"no database" * 1000)
+    with pytest.raises(Unavailable, match="not a database"):
+        Store(tmp_path)
+    assert file.read_bytes() == b"no database" * 1000
+    file.unlink()
+    Store(tmp_path).close()
+    database = sqlite3.connect(file)
+    database.execute("PRAGMA user_version = 99")
+    database.close()
+    with pytest.raises(Unavailable, match="schema 99"):
+        Store(tmp_path)
+
+
+def test_a_collection_is_changed_as_the_last_commit_left_it(store: Store, uid: int) -> None:
+    """What a write has fixed meanwhile is there when the definition changes, and stays."""
+    written(store, Write(uid, [record("a", n=Value(integer_value=1))]))
+
+    def change(collection: Collection) -> None:
+        assert dict(collection.attributes) == {"n": AttributeType.ATTRIBUTE_TYPE_INTEGER}
+        collection.train_at = 50
+
+    changed = store.update_collection(uid, change)
+    assert (changed.uid, changed.name, changed.train_at) == (uid, "c", 50)
+    assert store.read_catalog()[1] == [changed]
+    assert dict(changed.attributes) == {"n": AttributeType.ATTRIBUTE_TYPE_INTEGER}
+
+
+def test_a_change_that_is_refused_is_none(store: Store, uid: int) -> None:
+    """Nothing is written where the change itself raises, or where the collection is gone."""
+    before = store.read_catalog()
+
+    def refuse(collection: Collection) -> None:
+        collection.train_at = 50
+        raise FailedPrecondition("no")
+
+    with pytest.raises(FailedPrecondition):
+        store.update_collection(uid, refuse)
+    with pytest.raises(NotFound):
+        store.update_collection(uid + 1, lambda _: None)
+    assert store.read_catalog() == before
+
+
+def test_the_catalog_has_its_own_numbers(store: Store) -> None:
+    """Each change of it takes the next one; writes of records that change no schema take none."""
+    numbers = [store.read_catalog()[0]]
+    uid = store.create_collection(Collection(name="x", dimension=2)).uid
+    numbers.append(store.read_catalog()[0])
+    written(store, Write(uid, [record("a", n=Value(integer_value=1))]))
+    numbers.append(store.read_catalog()[0])
+    written(store, Write(uid, [record("b", n=Value(integer_value=2)), record("c")], ["a"]))
+    assert store.read_catalog()[0] == numbers[-1]
+    store.delete_collection(uid)
+    numbers.append(store.read_catalog()[0])
+    assert numbers == [numbers[0] + step for step in range(4)]
+
+
+def test_deleting_a_collection_takes_its_records_alone(store: Store, uid: int) -> None:
+    """Its rows and its places in the log are gone, those of others are not."""
+    other = store.create_collection(Collection(name="other", dimension=2)).uid
+    written(store, Write(uid, [record("a")]), Write(other, [record("a")]))
+    pages = {each: store.page(each, ALL, 0, 10) for each in (uid, other)}
+    store.delete_collection(uid)
+    assert not store.get(uid, ["a"])
+    assert not store.list(uid, "", 10)
+    assert set(store.heads()) == {other}
+    assert store.page(other, ALL, 0, 10) == pages[other]
+    assert [page is not None and store.knows(page.head) for page in pages.values()] == [False, True]
+
+
+STEPS = st.lists(
+    st.lists(st.tuples(st.sampled_from("abcdefgh"), st.sampled_from(["put", "change", "delete"])), max_size=6),
+    max_size=8,
+)
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(rounds=st.lists(CHANGES, max_size=8), limit=st.integers(1, 4))
-def test_a_follower_that_pages_while_others_write_has_the_snapshot_of_its_last_page(
-    store: Store, rounds: list[list[tuple[str, bool]]], limit: int
+@given(steps=STEPS, limit=st.integers(1, 4), slots=st.sampled_from([ALL, (0, 512), (512, 1024)]))
+def test_paging_while_others_write_gives_the_snapshot_of_the_last_page(
+    store: Store, steps: list[list[tuple[str, str]]], limit: int, slots: tuple[int, int]
 ) -> None:
-    """Whatever is written between pages, once a page comes back short the follower holds exactly the store."""
+    """Whatever is written between pages, once one comes back short the follower holds what a dictionary does."""
     uid = store.create_collection(Collection(name=f"c{store.read_catalog()[0]}", dimension=2)).uid
-    held: dict[str, bytes] = {}
-    after, version, waiting = 0, 0, list(rounds)
+    truth: dict[str, tuple[bytes, int]] = {}
+    held: dict[str, tuple[bytes, int]] = {}
+    after, seq, waiting = 0, 0, list(steps)
+
+    def write(name: str, how: str) -> None:
+        nonlocal seq
+        vector = b"%08d" % seq if how == "put" else truth.get(name, (None, 0))[0]
+        (outcome,) = written(
+            store,
+            Write(uid, deletes=[name])
+            if how == "delete"
+            else Write(uid, [record(name, vector if how == "put" else None)]),
+        )
+        if vector is None:  # neither a vector nor a record that has one
+            assert outcome.seq == 0
+            return
+        seq += 1
+        assert outcome.seq == seq
+        truth[name] = (vector, seq)
+        if how == "delete":
+            del truth[name]
+
     while True:
-        page = store.page(uid, ALL, after, limit)
+        page = store.page(uid, slots, after, limit)
         assert page is not None
         for row in page.rows:
+            assert row.seq > after
             after = row.seq
+            held[row.id] = (row.vector, row.seq)
             if row.deleted:
-                held.pop(row.id, None)
-            else:
-                held[row.id] = row.vector
+                del held[row.id]
         if len(page.rows) < limit:
-            assert held == {found.id: found.vector for found in store.list(uid, "", 100)}
-            assert page.head.seq == store.heads()[uid][1]
+            assert held == {name: row for name, row in truth.items() if slots[0] <= slot_of(name) < slots[1]}
+            assert (page.head.seq, store.heads()[uid]) == (seq, (len(truth), seq))
+            assert store.knows(page.head)
             if not waiting:
-                return
-        if waiting:
-            for name, present in waiting.pop():
-                version += 1
-                change = Write(uid, [record(name, b"%08d" % version)]) if present else Write(uid, deletes=[name])
-                written(store, change)
+                break
+        for step in waiting.pop() if waiting else []:
+            write(*step)

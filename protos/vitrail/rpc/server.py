@@ -170,24 +170,29 @@ class Boundary(grpc.aio.ServerInterceptor):
     async def _observed(self, labels: tuple[str, str, str], context: Context) -> AsyncIterator[None]:
         started, ok, seconds = self._of_method[labels]
         started.inc()
-        start, code = time.perf_counter(), grpc.StatusCode.OK
+        start = time.perf_counter()
+
+        def count(code: grpc.StatusCode) -> grpc.StatusCode:
+            """Count a call that has ended; before its status is sent, so that who has it finds it counted."""
+            (ok if code is grpc.StatusCode.OK else self._handled.labels(*labels, code.name)).inc()
+            seconds.observe(time.perf_counter() - start)
+            return code
+
         try:
             yield
         except VitrailError as error:
-            code = STATUS_CODES[error.code]
             status = to_status(error)
-            await context.abort(code, status.message, ((STATUS_DETAILS, status.SerializeToString()),))
+            details = ((STATUS_DETAILS, status.SerializeToString()),)
+            await context.abort(count(STATUS_CODES[error.code]), status.message, details)
         except asyncio.CancelledError:
-            code = grpc.StatusCode.CANCELLED
+            count(grpc.StatusCode.CANCELLED)
             raise
         except grpc.aio.AbortError:
             given: Any = context.code()  # in older versions of grpc its number
-            code = given if isinstance(given, grpc.StatusCode) else STATUS_CODES.get(given, grpc.StatusCode.UNKNOWN)
+            count(given if isinstance(given, grpc.StatusCode) else STATUS_CODES.get(given, grpc.StatusCode.UNKNOWN))
             raise
         except Exception:
-            code = grpc.StatusCode.INTERNAL
             log.exception("a call failed", method=f"{labels[1]}/{labels[2]}")
-            await context.abort(code, "internal error; the server's log says more")
-        finally:
-            (ok if code is grpc.StatusCode.OK else self._handled.labels(*labels, code.name)).inc()
-            seconds.observe(time.perf_counter() - start)
+            await context.abort(count(grpc.StatusCode.INTERNAL), "internal error; the server's log says more")
+        else:
+            count(grpc.StatusCode.OK)
