@@ -1,5 +1,4 @@
 import sqlite3
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,13 +13,6 @@ from vitrail.v1.log_pb2 import Cursor
 from vitrail.v1.types_pb2 import Attributes, AttributeType, Value
 
 ALL = (0, SLOTS)
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    store = Store(tmp_path)
-    yield store
-    store.close()
 
 
 @pytest.fixture
