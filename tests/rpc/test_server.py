@@ -12,6 +12,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from prometheus_client import CollectorRegistry
 
 from tests.rpc.fakes import SERVICE, Echo, call
+from tests.server.fakes import eventually
 from vitrail.rpc.errors import InvalidArgument, ResourceExhausted
 from vitrail.rpc.process import serve_metrics
 from vitrail.rpc.server import Server
@@ -69,9 +70,19 @@ async def test_a_status_that_is_not_ours_passes(echo: Echo, channel: grpc.aio.Ch
         await call(channel, "Refuse")
     assert (caught.value.code(), caught.value.details()) == (grpc.StatusCode.PERMISSION_DENIED, "not you")
     refused = {"kind": "unary", "method": "Refuse", "grpc_code": "PERMISSION_DENIED"}
-    async with asyncio.timeout(10):  # the servicer has sent its status before the call is counted
-        while echo.sample("grpc_server_handled_total", **refused) != 1:  # noqa: ASYNC110  # nothing tells it
-            await asyncio.sleep(0)
+    # The servicer has sent its status before the call is counted.
+    await eventually(lambda: echo.sample("grpc_server_handled_total", **refused) == 1)
+
+
+async def test_a_call_whose_caller_leaves_is_cancelled(echo: Echo, channel: grpc.aio.Channel) -> None:
+    """It is counted as such, and as nothing else."""
+    stub: Any = health_pb2_grpc.HealthStub(channel)
+    watch = stub.Watch(health_pb2.HealthCheckRequest())
+    await watch.read()
+    watch.cancel()
+    watches = {"kind": "server_stream", "service": "grpc.health.v1.Health", "method": "Watch"}
+    await eventually(lambda: echo.sample("grpc_server_handled_total", grpc_code="CANCELLED", **watches) == 1)
+    assert echo.sample("grpc_server_handled_total", grpc_code="OK", **watches) == 0
 
 
 async def test_an_unknown_method_is_unimplemented(channel: grpc.aio.Channel) -> None:

@@ -129,6 +129,9 @@ def test_only_the_asked_slots_are_in_a_page(store: Store, uid: int) -> None:
     ids = [[row.id for row in half.rows] for half in halves if half]
     assert sorted(ids[0] + ids[1]) == sorted(names)
     assert all(slot_of(name) < 512 for name in ids[0])
+    slot = slot_of("r1")
+    narrow = [store.page(uid, slots, 0, 100) for slots in ((slot - 1, slot), (slot, slot + 1), (slot + 1, slot + 2))]
+    assert ["r1" in [row.id for row in page.rows] for page in narrow if page] == [False, True, False]
 
 
 def test_attributes_right_behind_their_record(store: Store, uid: int) -> None:

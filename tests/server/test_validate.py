@@ -84,6 +84,76 @@ WRONG: dict[str, tuple[Callable[[], object], type[VitrailError], str]] = {
     "4,097 dimensions": (lambda: validate.dimension(4097), InvalidArgument, "dimension"),
     "train_at 38": (lambda: validate.train_at(38), InvalidArgument, "train_at"),
     "a page of 1,001": (lambda: validate.page_size(1001), InvalidArgument, "page_size"),
+    "half a NaN": (lambda: validate.vector(Vector(data=b"\0\0\xc0\x7f" * 2), COSINE, "v"), InvalidArgument, "v"),
+    "an array of another space": (
+        lambda: validate.vector_array(VectorArray(data=b"12345678", dimension=2, space="x"), COSINE, "v"),
+        EmbeddingSpaceMismatch,
+        "v",
+    ),
+    "an array of dimension 0": (lambda: validate.vector_array(VectorArray(), COSINE, "v"), InvalidArgument, "v"),
+    "nprobe 65,537": (
+        lambda: validate.parameters(search(nprobe=65_537), COSINE, 1),
+        InvalidArgument,
+        "parameters.nprobe",
+    ),
+    "a factor of a half": (
+        lambda: validate.parameters(search(rerank_factor=0.5), COSINE, 1),
+        InvalidArgument,
+        "parameters.rerank_factor",
+    ),
+    "an infinite factor": (
+        lambda: validate.parameters(search(rerank_factor=np.inf), COSINE, 1),
+        InvalidArgument,
+        "parameters.rerank_factor",
+    ),
+    "coverage -0.1": (lambda: validate.min_coverage(SearchRequest(min_coverage=-0.1)), InvalidArgument, "min_coverage"),
+    "coverage NaN": (
+        lambda: validate.min_coverage(SearchRequest(min_coverage=np.nan)),
+        InvalidArgument,
+        "min_coverage",
+    ),
+    "no queries": (lambda: validate.batch_size(0, 1, "queries"), InvalidArgument, "queries"),
+    "no examples": (lambda: validate.examples(0, "query.examples"), InvalidArgument, "query.examples"),
+    "a uri of 4,097 bytes": (lambda: validate.uri("x" * 4097, "uri"), InvalidArgument, "uri"),
+    "an attribute without name": (
+        lambda: validate.attributes({"": Value(integer_value=1)}, "attributes"),
+        InvalidArgument,
+        "attributes.",
+    ),
+    "an attribute named by a number": (
+        lambda: validate.attributes({"1a": Value(integer_value=1)}, "attributes"),
+        InvalidArgument,
+        "attributes.1a",
+    ),
+    "an attribute with a long name": (
+        lambda: validate.attributes({"x" * 65: Value(integer_value=1)}, "attributes"),
+        InvalidArgument,
+        f"attributes.{'x' * 65}",
+    ),
+    "a line break in a name": (
+        lambda: validate.attributes({"a\n": Value(integer_value=1)}, "attributes"),
+        InvalidArgument,
+        "attributes.a\n",
+    ),
+    "attributes large together": (
+        lambda: validate.attributes({f"a{n}": Value(string_value="x" * 1100) for n in range(64)}, "attributes"),
+        InvalidArgument,
+        "attributes",
+    ),
+    "a declared attribute without type": (lambda: validate.attribute_types({"a": 0}), InvalidArgument, "attributes.a"),
+    "a type of a later version": (lambda: validate.attribute_types({"a": 99}), InvalidArgument, "attributes.a"),
+    "a declared attribute with a bad name": (
+        lambda: validate.attribute_types({"a-b": 1}),
+        InvalidArgument,
+        "attributes.a-b",
+    ),
+    "a metric of a later version": (lambda: validate.metric(Collection(metric=99).metric), InvalidArgument, "metric"),  # type: ignore[arg-type]
+    "no name": (lambda: validate.collection_name(""), InvalidArgument, "name"),
+    "a hidden name": (lambda: validate.collection_name(".x"), InvalidArgument, "name"),
+    "a name of 129 letters": (lambda: validate.collection_name("x" * 129), InvalidArgument, "name"),
+    "a name with a line break": (lambda: validate.collection_name("x\n"), InvalidArgument, "name"),
+    "one dimension": (lambda: validate.dimension(1), InvalidArgument, "dimension"),
+    "a page of -1": (lambda: validate.page_size(-1), InvalidArgument, "page_size"),
     "101 examples": (lambda: validate.examples(101, "query.examples"), InvalidArgument, "query.examples"),
 }
 
@@ -104,6 +174,15 @@ def test_what_is_right_passes() -> None:
     assert [validate.top_k(SearchRequest(top_k=k)) for k in (1, 1000)] == [1, 1000]
     assert validate.top_k(SearchRequest()) == 10
     assert validate.min_score(SearchRequest()) == -np.inf
+    assert [validate.min_coverage(SearchRequest(min_coverage=share)) for share in (0, 1)] == [0, 1]
+    assert validate.page_size(0) == 100
+    assert validate.metric(Metric.METRIC_EUCLIDEAN) == Metric.METRIC_EUCLIDEAN
+    np.testing.assert_array_equal(validate.vector(vector(data=b"\0\0\x80?\0\0\0\xc0"), COSINE, "v"), [1, -2])
+    validate.batch_size(100, 1000, "queries")
+    validate.attributes({f"{'x' * 62}{n:02}": Value(integer_value=1) for n in range(64)}, "attributes")
+    validate.attribute_types({"a": 1, "_b": 6})
+    validate.collection_name("x" * 128)
+    validate.uri("x" * 4096, "uri")
     assert validate.parameters(search(nprobe=7), COSINE, 5).nprobe == 7
     validate.record_id("x" * 512, "id")
 
