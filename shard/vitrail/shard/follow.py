@@ -78,7 +78,8 @@ class Follower:
                     log.warning("the store does not know our place in its log", collection=partition.collection.name)
                     await self._write(partition.reset)
                     metrics.REBUILDS.inc()
-        if self._behind is not None and not self._behind & {p.collection.uid for p in self._partitions}:
+        caught_up = self._behind is not None and not self._behind & {p.collection.uid for p in self._partitions}
+        if caught_up and not self.ready.is_set():
             self.ready.set()
             metrics.READY.set(1)
 

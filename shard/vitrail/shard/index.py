@@ -137,8 +137,15 @@ class Trained:
 
     @classmethod
     def load(cls, path: Path, recipe: Recipe, metric: Metric) -> "Trained":
-        """Read what `save` wrote. The caller has checked its hash: faiss trusts what it reads."""
-        return cls(faiss.read_index(str(path)), recipe, metric)
+        """Read what `save` wrote. The caller has checked its hash: faiss trusts what it reads.
+
+        Raises:
+            OSError: It cannot be read.
+        """
+        try:
+            return cls(faiss.read_index(str(path)), recipe, metric)
+        except RuntimeError as error:
+            raise OSError(f"{path} cannot be read: {error}") from error
 
     def save(self, path: Path) -> None:
         """Write to a file, beside searches; the caller adds nothing meanwhile."""

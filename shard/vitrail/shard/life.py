@@ -8,7 +8,7 @@ from concurrent.futures import Executor
 import structlog
 
 from vitrail.shard import metrics
-from vitrail.shard.partition import Partition
+from vitrail.shard.partition import Outdated, Partition
 from vitrail.shard.partitions import Partitions
 from vitrail.shard.training import TrainingFailed, train
 
@@ -68,6 +68,9 @@ class Life:
             file = await train(partition)
             await self._write(lambda: partition.swap(file))
             await self._publish(partition)
+        except Outdated as error:
+            metrics.TRAININGS.labels("outdated").inc()
+            log.info("threw a trained index away", collection=partition.collection.name, why=str(error))
         except (TrainingFailed, OSError) as error:
             self._training_failed_at = time.monotonic()
             metrics.TRAININGS.labels("failed").inc()

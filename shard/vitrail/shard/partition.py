@@ -83,15 +83,23 @@ class TrainedFile:
     """A trained index that a training process has written into the partition's directory."""
 
     name: str
+    life: str
+    """The partition's when it was trained; in another, rows have other numbers."""
     rows: int
     trained_on: int
     recipe: Recipe
+
+
+class Outdated(Exception):
+    """The partition was reset or dropped while an index was trained for it."""
 
 
 class Partition:
     """One collection's records in this shard's slots."""
 
     view: View
+    life: str
+    """Another one after each reset, when rows are numbered anew; empty once it is closed."""
     _vectors: AppendFile
     _documents: Documents
     _ids: IdMap
@@ -219,7 +227,15 @@ class Partition:
         self._show(view.live, view.records, end, view.trained)
 
     def swap(self, file: TrainedFile) -> None:
-        """Search with another trained index from now on; what it lacks is tail."""
+        """Search with another trained index from now on; what it lacks is tail.
+
+        Raises:
+            Outdated: It numbers rows that are no more.
+            OSError: It cannot be read.
+        """
+        if file.life != self.life:
+            (self.directory / file.name).unlink(missing_ok=True)
+            raise Outdated(f"{file.name} was trained before the partition was reset or dropped")
         trained = Trained.load(self.directory / file.name, file.recipe, self.metric)
         self.trained_on = file.trained_on
         self.version = uuid4().hex[:8]
@@ -236,7 +252,7 @@ class Partition:
             if more > max(REWRITE_ROWS, REWRITE_SHARE * self._trained_file.rows):
                 name = f"main-{uuid4().hex[:8]}"
                 view.trained.save(self.directory / name)
-                self._describe(TrainedFile(name, view.folded, self.trained_on, view.trained.recipe))
+                self._describe(TrainedFile(name, self.life, view.folded, self.trained_on, view.trained.recipe))
         for file in self._appended:
             file.sync()
         live_name = f"live-{uuid4().hex[:8]}"
@@ -273,6 +289,7 @@ class Partition:
         shutil.rmtree(self.directory)
 
     def close(self) -> None:
+        self.life = ""
         self._vectors.close()
         self._documents.close()
 
@@ -298,6 +315,7 @@ class Partition:
         for leftover in self.directory.glob(f"{TRAINING}*"):
             leftover.unlink()
         self.cursor = Cursor(collection_uid=self.collection.uid)
+        self.life = uuid4().hex
         self.version = ""
         self.trained_on = 0
         self._trained_file: manifest.Trained | None = None

@@ -56,7 +56,7 @@ async def train(partition: Partition) -> TrainedFile:
     Raises:
         TrainingFailed: The process failed, or was killed.
     """
-    view = partition.view
+    view, life = partition.view, partition.life
     name = uuid4().hex[:8]
     rows = view.rows // 8 * 8
     live = partition.directory / f"{TRAINING}live-{name}"
@@ -74,7 +74,7 @@ async def train(partition: Partition) -> TrainedFile:
         result = await _run(job)
     finally:
         live.unlink(missing_ok=True)
-    return TrainedFile(job.file, rows, result.trained_on, result.recipe)
+    return TrainedFile(job.file, life, rows, result.trained_on, result.recipe)
 
 
 async def _run(job: Job) -> Result:
