@@ -85,6 +85,17 @@ async def test_a_call_whose_caller_leaves_is_cancelled(echo: Echo, channel: grpc
     assert echo.sample("grpc_server_handled_total", grpc_code="OK", **watches) == 0
 
 
+async def test_a_stream_whose_reader_leaves_is_cancelled(echo: Echo, channel: grpc.aio.Channel) -> None:
+    """Also where the server stands between two messages: it is not counted as having ended well."""
+    stub: Any = channel
+    reading = stub.unary_stream(f"/{SERVICE}/Spread")(b"a" * 100_000)
+    await reading.read()
+    reading.cancel()
+    stream = {"kind": "server_stream", "method": "Spread"}
+    await eventually(lambda: echo.sample("grpc_server_handled_total", grpc_code="CANCELLED", **stream) == 1)
+    assert echo.sample("grpc_server_handled_total", grpc_code="OK", **stream) == 0
+
+
 async def test_an_unknown_method_is_unimplemented(channel: grpc.aio.Channel) -> None:
     """What no service has is refused by its code."""
     with pytest.raises(grpc.aio.AioRpcError) as caught:

@@ -74,6 +74,7 @@ class FakeShard(ShardServiceServicer):
         unknown: Uids of collections that it does not know.
         seq: Applied up to here.
         trained: Whether it says that it is.
+        malformed: Whether it answers with a result too many.
         requests: All batches that came, in order.
     """
 
@@ -83,6 +84,7 @@ class FakeShard(ShardServiceServicer):
     unknown: set[int] = field(default_factory=set)
     seq: int = 1
     trained: bool = False
+    malformed: bool = False
     requests: list[SearchBatchRequest] = field(default_factory=list)
     address: str = ""
     _going: asyncio.Event = field(default_factory=asyncio.Event)
@@ -100,7 +102,8 @@ class FakeShard(ShardServiceServicer):
     async def SearchBatch(self, request: SearchBatchRequest, context: Context) -> SearchBatchResponse:  # noqa: N802
         self.requests.append(request)
         await self._going.wait()
-        return SearchBatchResponse(results=[self._search(group) for group in request.groups])
+        results = [self._search(group) for group in request.groups]
+        return SearchBatchResponse(results=results + results[:1] * self.malformed)
 
     async def GetStatus(self, request: GetStatusRequest, context: Context) -> GetStatusResponse:  # noqa: N802
         await self._going.wait()

@@ -294,3 +294,25 @@ async def test_each_by_its_own_deadline() -> None:
         assert not patient.done()
         second.go_on()
         assert missing(await patient) == {}
+
+
+async def test_an_answer_that_does_not_fit_its_question_is_none() -> None:
+    """A shard that answers with another number of results is declared, and its neighbours' hits come."""
+    first, second = two_shards()
+    second.malformed = True
+    async with searching(first, second) as here:
+        answer = await here.search()
+    assert ids(answer) == [["a", "c"]]
+    assert missing(answer) == {1: "malformed answer"}
+
+
+async def test_impatient_callers_do_not_make_shards_look_slow() -> None:
+    """A batch that ended with its callers' deadlines says nothing of how long is too long."""
+    first, second = two_shards()
+    async with searching(first, second) as here:
+        await here.search()
+        before = list(here.fanout._recent)
+        second.stop()
+        answers = await asyncio.gather(*(here.search(deadline=Deadline.after(0.04)) for _ in range(3)))
+        assert all(missing(answer) == {1: "no answer in time"} for answer in answers)
+        assert list(here.fanout._recent) == before

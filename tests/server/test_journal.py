@@ -128,3 +128,18 @@ async def test_every_change_is_news(journal: Journal) -> None:
     assert not news.is_set()
     await journal.write(Write(uid, [record("a")]), in_time())
     assert news.is_set()
+
+
+async def test_what_is_committed_is_acknowledged_whatever_follows(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When the catalog cannot be read again after a commit, the write has still succeeded."""
+    uid = await collection(journal)
+
+    def fail() -> None:
+        raise Unavailable("the disk is away")
+
+    monkeypatch.setattr(journal.store, "read_catalog", fail)
+    written = await journal.write(Write(uid, [record("a", n=Value(integer_value=1))]), in_time())
+    assert written.seq == 1
+    assert (await journal.read(journal.store.get, uid, ["a"])).keys() == {"a"}

@@ -342,3 +342,12 @@ def test_paging_while_others_write_gives_the_snapshot_of_the_last_page(
                 break
         for step in waiting.pop() if waiting else []:
             write(*step)
+
+
+def test_content_is_read_where_it_is_asked_for(store: Store, uid: int) -> None:
+    """Vectors and thumbnails are the bulk of a row; who wants neither gets the rest."""
+    written(store, Write(uid, [record("a")]))
+    for found in (store.get(uid, ["a"], vectors=False, thumbnails=False)["a"], *store.list(uid, "", 1, vectors=False)):
+        assert (found.id, found.seq, found.vector) == ("a", 1, b"")
+    assert store.get(uid, ["a"], vectors=False)["a"].thumbnail == b"small"
+    assert store.get(uid, ["a"], thumbnails=False)["a"].vector == b"12345678"

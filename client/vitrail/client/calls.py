@@ -1,8 +1,7 @@
 """Operations as generators: what the SDK does, without a socket.
 
-An operation yields each call that it wants to make, is sent the response or thrown the error, and returns
-its result. `Client`
-and `AsyncClient` drive the same operations and differ only in how they wait.
+An operation yields each call that it wants to make, is sent the response or thrown the error, and returns its
+result. `Client` and `AsyncClient` drive the same operations and differ only in how they wait.
 """
 
 from collections.abc import Generator

@@ -184,7 +184,7 @@ class Boundary(grpc.aio.ServerInterceptor):
             status = to_status(error)
             details = ((STATUS_DETAILS, status.SerializeToString()),)
             await context.abort(count(STATUS_CODES[error.code]), status.message, details)
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, GeneratorExit):  # the latter where a stream's reader has left
             count(grpc.StatusCode.CANCELLED)
             raise
         except grpc.aio.AbortError:

@@ -31,6 +31,8 @@ OVERDUE_FACTOR = 2.0
 SHORTEST_OVERDUE = 0.05
 LONGEST_OVERDUE = 2.0
 RECENT = 200
+FIRST_GUESS = 0.1
+"""Seconds of a batch, before there has been one."""
 # Of the time that a caller has left when it joins the queue; the rest is for merging.
 SHARE = 0.95
 
@@ -78,7 +80,7 @@ class Fanout:
 
     def __init__(self, topology: Topology, *, batch: int, capacity: int) -> None:
         self._topology = topology
-        self._recent: deque[float] = deque([0.5], RECENT)
+        self._recent: deque[float] = deque([FIRST_GUESS], RECENT)
         self._batches: set[asyncio.Task[None]] = set()
         self.batcher: Batcher[Search, Answer] = Batcher("search", self._process, limit=batch, capacity=capacity)
 
@@ -100,8 +102,9 @@ class Fanout:
         task.add_done_callback(self._batches.discard)
         done, _ = await asyncio.wait([task], timeout=self._overdue_after())
         if done:
-            self._recent.append(time.monotonic() - batch.start)
             task.result()
+            if not batch.was_cut_off:  # its callers' deadlines say nothing of how long shards take
+                self._recent.append(time.monotonic() - batch.start)
         else:
             batch.leave_behind()
 
@@ -143,10 +146,14 @@ class Batch:
 
     def __init__(self, tickets: Sequence[SearchTicket], shards: Sequence[Shard]) -> None:
         self.start = time.monotonic()
+        self.was_cut_off = False
+        """Whether all callers had to be answered before every shard had."""
         self._shards = shards
         self._groups = _grouped(tickets)
         self._responses: dict[int, SearchBatchResponse] = {}
-        self._failures = {shard.index: shard.failure or "overdue" for shard in shards if not shard.can_be_asked}
+        self._failures = {
+            shard.index: shard.failure if shard.misplaced else "overdue" for shard in shards if not shard.can_be_asked
+        }
         self._calls: dict[asyncio.Task[SearchBatchResponse], Shard] = {}
         self._left_behind: set[Shard] = set()
 
@@ -165,6 +172,7 @@ class Batch:
                 self._take(call)
             if pending:
                 self._answer(time.monotonic())
+        self.was_cut_off = bool(pending)
         for call in pending:
             call.cancel()
             self._fail(self._calls[call], "no answer in time")
@@ -188,6 +196,9 @@ class Batch:
             response = call.result()
         except grpc.aio.AioRpcError as error:
             self._fail(shard, reason(error))
+            return
+        if len(response.results) != len(self._groups):
+            self._fail(shard, "malformed answer")
             return
         self._responses[shard.index] = response
         for group, result in zip(self._groups, response.results, strict=True):

@@ -11,13 +11,16 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import ParamSpec, TypeVar
 
+import structlog
+
 from vitrail.rpc.deadline import Deadline
-from vitrail.rpc.errors import NotFound
+from vitrail.rpc.errors import NotFound, Unavailable
 from vitrail.server import metrics
 from vitrail.server.batching import Batcher, Ticket
 from vitrail.server.catalog import Catalog, News
 from vitrail.server.store import Store, Write, Written
 
+log = structlog.get_logger()
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -71,7 +74,10 @@ class Journal:
         outcomes = await self._in(self._writer, partial(self.store.write, [ticket.item for ticket in tickets]))
         metrics.COMMIT_SECONDS.observe(time.monotonic() - start)
         if any(isinstance(outcome, Written) and outcome.catalog_changed for outcome in outcomes):
-            await self.load_catalog()
+            try:
+                await self.load_catalog()
+            except Unavailable as error:  # what was committed is written all the same
+                log.warning("the catalog could not be read again", why=str(error))
         for ticket, outcome in zip(tickets, outcomes, strict=True):
             if isinstance(outcome, NotFound):
                 ticket.fail(outcome)

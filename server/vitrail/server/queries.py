@@ -72,7 +72,7 @@ class Queries:
                 raise InvalidArgument("give one of image, vector and record_id", field=field)
 
     async def _record(self, record_id: str, collection: Collection, field: str) -> Target:
-        found = await self._journal.read(self._journal.store.get, collection.uid, [record_id])
+        found = await self._journal.read(self._journal.store.get, collection.uid, [record_id], thumbnails=False)
         if record_id not in found:
             raise NotFound(f"there is no record {record_id!r}", field=field)
         return Target(stored_vector(found[record_id].vector, collection.dimension), frozenset([record_id]))

@@ -86,15 +86,15 @@ class RecordService(RecordServiceServicer):
         found = await self._journal.read(self._journal.store.get, collection.uid, [request.id])
         if request.id not in found:
             raise NotFound(f"there is no record {request.id!r}", field="id")
-        return GetRecordResponse(record=_message(found[request.id], collection, vector=True, thumbnail=True))
+        return GetRecordResponse(record=_message(found[request.id], collection))
 
     async def ListRecords(self, request: ListRecordsRequest, context: Context) -> ListRecordsResponse:  # noqa: N802
         collection = self._journal.catalog.get(request.collection)
         size = validate.page_size(request.page_size)
-        found = await self._journal.read(self._journal.store.list, collection.uid, request.page_token, size)
-        fields = {"vector": request.include_vectors, "thumbnail": request.include_thumbnails}
+        content = {"vectors": request.include_vectors, "thumbnails": request.include_thumbnails}
+        found = await self._journal.read(self._journal.store.list, collection.uid, request.page_token, size, **content)
         return ListRecordsResponse(
-            records=[_message(record, collection, **fields) for record in found],
+            records=[_message(record, collection) for record in found],
             next_page_token=found[-1].id if len(found) == size else "",
         )
 
@@ -179,17 +179,17 @@ def _check(record: RecordInput) -> None:
     validate.attributes(record.attributes, "attributes")
 
 
-def _message(record: StoredRecord, collection: Collection, *, vector: bool, thumbnail: bool) -> Record:
+def _message(record: StoredRecord, collection: Collection) -> Record:
     message = Record(
         id=record.id,
         attributes=Attributes.FromString(record.attributes).fields,
         uri=record.uri,
         seq=record.seq,
         content_hash=record.content_hash,
-        thumbnail=record.thumbnail if thumbnail else b"",
+        thumbnail=record.thumbnail,
     )
     message.update_time.FromMicroseconds(record.updated_at)
-    if vector:
+    if record.vector:  # empty where it was not asked for
         data = vectors.to_bytes(stored_vector(record.vector, collection.dimension))
         message.vector.CopyFrom(Vector(data=data, space=collection.space))
     return message
@@ -205,8 +205,10 @@ async def _batches(
         try:
             async for request in requests:
                 await arrived.put(request)
-        finally:
+        except Exception:  # the caller of `read` gets it; cancelled, nobody waits for the end any more
             await arrived.put(None)
+            raise
+        await arrived.put(None)
 
     reader = asyncio.create_task(read())
     try:

@@ -117,7 +117,8 @@ class SearchService(SearchServiceServicer):
         stored: Mapping[str, StoredRecord] = {}
         if wanted.needs_store:
             ids = list({hit.id for hits in kept for hit in hits})
-            stored = await self._journal.read(self._journal.store.get, collection.uid, ids)
+            content = {"vectors": wanted.fields.vector, "thumbnails": wanted.fields.thumbnail}
+            stored = await self._journal.read(self._journal.store.get, collection.uid, ids, **content)
         return [
             SearchResponse(
                 hits=[wanted.hit(found, stored.get(found.id), collection) for found in hits],

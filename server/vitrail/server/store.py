@@ -204,18 +204,22 @@ class Store:
 
     # Reading records.
 
-    def get(self, uid: int, ids: Sequence[str]) -> dict[str, StoredRecord]:
-        """The live records among some ids."""
+    def get(
+        self, uid: int, ids: Sequence[str], *, vectors: bool = True, thumbnails: bool = True
+    ) -> dict[str, StoredRecord]:
+        """The live records among some ids; what is not asked for is empty in them."""
         found: dict[str, StoredRecord] = {}
         with self._transaction() as connection:
             for part in _parts(ids):
-                rows = connection.execute(_live(uid).where(records.c.id.in_(part)))
+                rows = connection.execute(_live(uid, vectors, thumbnails).where(records.c.id.in_(part)))
                 found.update((row.id, StoredRecord(*row)) for row in rows)
         return found
 
-    def list(self, uid: int, after: str, limit: int) -> list[StoredRecord]:
-        """Live records in the order of their ids, from the first one above `after`."""
-        query = _live(uid).where(records.c.id > after).order_by(records.c.id).limit(limit)
+    def list(
+        self, uid: int, after: str, limit: int, *, vectors: bool = True, thumbnails: bool = True
+    ) -> list[StoredRecord]:
+        """Live records in the order of their ids, from the first one above `after`; the rest as in `get`."""
+        query = _live(uid, vectors, thumbnails).where(records.c.id > after).order_by(records.c.id).limit(limit)
         with self._transaction() as connection:
             return [StoredRecord(*row) for row in connection.execute(query)]
 
@@ -372,10 +376,15 @@ def _known(connection: sa.Connection, uid: int, ids: Sequence[str]) -> dict[str,
     return known
 
 
-def _live(uid: int) -> "sa.Select[Any]":
-    c = records.c
-    columns = (c.id, c.seq, c.updated_at, c.uri, c.attributes, c.content_hash, c.vector, c.thumbnail)
-    return sa.select(*columns).where(c.collection_uid == uid, c.deleted.is_(False))
+def _live(uid: int, vectors: bool, thumbnails: bool) -> "sa.Select[Any]":
+    c, nothing = records.c, sa.literal(b"")
+    content = (
+        c.vector if vectors else nothing.label("vector"),
+        c.thumbnail if thumbnails else nothing.label("thumbnail"),
+    )
+    return sa.select(c.id, c.seq, c.updated_at, c.uri, c.attributes, c.content_hash, *content).where(
+        c.collection_uid == uid, c.deleted.is_(False)
+    )
 
 
 def _find(connection: sa.Connection, uid: int) -> Collection | None:

@@ -33,6 +33,8 @@ class Shard:
     channel: grpc.aio.Channel
     failure: str = "not yet heard of"
     """Why it cannot be asked, or empty."""
+    misplaced: bool = False
+    """Whether it says that it is another shard than the one that this address stands for."""
     status: GetStatusResponse | None = None
     records: dict[int, int] = field(default_factory=dict)
     """Live records by collection uid, as last heard in a status or an answer."""
@@ -54,13 +56,14 @@ class Shard:
         self.records = {partition.collection_uid: partition.records for partition in status.partitions}
         self.failure = ""
         self.overdue = 0
-        if (status.shard, status.shards) != (self.index, shards):
+        self.misplaced = (status.shard, status.shards) != (self.index, shards)
+        if self.misplaced:
             self.failure = f"says that it is shard {status.shard} of {status.shards}, not {self.index} of {shards}"
 
     @property
     def can_be_asked(self) -> bool:
         """A shard that failed is asked all the same, since that is how it comes back; a stopped one is not."""
-        return self.overdue < MAX_OVERDUE and not self.failure.startswith("says")
+        return self.overdue < MAX_OVERDUE and not self.misplaced
 
 
 class Topology:
