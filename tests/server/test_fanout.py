@@ -311,6 +311,7 @@ async def test_impatient_callers_do_not_make_shards_look_slow() -> None:
     first, second = two_shards()
     async with searching(first, second) as here:
         await here.search()
+        await eventually(lambda: len(here.fanout._recent) == 2)  # a first guess, and that batch
         before = list(here.fanout._recent)
         second.stop()
         answers = await asyncio.gather(*(here.search(deadline=Deadline.after(0.04)) for _ in range(3)))
