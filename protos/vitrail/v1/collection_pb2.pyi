@@ -50,6 +50,7 @@ class Collection(google.protobuf.message.Message):
     TRAIN_AT_FIELD_NUMBER: builtins.int
     THUMBNAILS_FIELD_NUMBER: builtins.int
     CREATE_TIME_FIELD_NUMBER: builtins.int
+    INDEX_FIELD_NUMBER: builtins.int
     name: builtins.str
     uid: builtins.int
     """Immutable and never reused; set by the server."""
@@ -69,6 +70,10 @@ class Collection(google.protobuf.message.Message):
 
     @property
     def create_time(self) -> google.protobuf.timestamp_pb2.Timestamp: ...
+    @property
+    def index(self) -> Global___IndexOptions:
+        """What is not left to the partitions to choose."""
+
     def __init__(
         self,
         *,
@@ -82,11 +87,70 @@ class Collection(google.protobuf.message.Message):
         train_at: builtins.int = ...,
         thumbnails: builtins.bool = ...,
         create_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        index: Global___IndexOptions | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["create_time", b"create_time"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["attributes", b"attributes", "create_time", b"create_time", "dimension", b"dimension", "embedder", b"embedder", "metric", b"metric", "name", b"name", "space", b"space", "thumbnails", b"thumbnails", "train_at", b"train_at", "uid", b"uid"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["create_time", b"create_time", "index", b"index"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["attributes", b"attributes", "create_time", b"create_time", "dimension", b"dimension", "embedder", b"embedder", "index", b"index", "metric", b"metric", "name", b"name", "space", b"space", "thumbnails", b"thumbnails", "train_at", b"train_at", "uid", b"uid"]) -> None: ...
 
 Global___Collection: typing_extensions.TypeAlias = Collection
+
+@typing.final
+class IndexOptions(google.protobuf.message.Message):
+    """How partitions are to build and search their trained index. What is not given, each chooses from
+    its records, the dimension and its memory budget, and measures.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    COMPONENTS_FIELD_NUMBER: builtins.int
+    LISTS_FIELD_NUMBER: builtins.int
+    CODE_BYTES_FIELD_NUMBER: builtins.int
+    BITS_FIELD_NUMBER: builtins.int
+    NPROBE_FIELD_NUMBER: builtins.int
+    RERANK_FACTOR_FIELD_NUMBER: builtins.int
+    TARGET_RECALL_FIELD_NUMBER: builtins.int
+    components: builtins.int
+    """Dimensions that the PCA keeps."""
+    lists: builtins.int
+    """Lists that the vectors are divided among."""
+    code_bytes: builtins.int
+    """Bytes of a vector's code in RAM."""
+    bits: builtins.int
+    """Bits of one part of the code: 4 (fast) or 8 (more exact)."""
+    nprobe: builtins.int
+    """Lists that a search probes, and candidates that it reranks exactly as a multiple of `top_k`."""
+    rerank_factor: builtins.float
+    target_recall: builtins.float
+    """The recall that searches are to have where they do not ask for another; 0.95 where not given."""
+    def __init__(
+        self,
+        *,
+        components: builtins.int | None = ...,
+        lists: builtins.int | None = ...,
+        code_bytes: builtins.int | None = ...,
+        bits: builtins.int | None = ...,
+        nprobe: builtins.int | None = ...,
+        rerank_factor: builtins.float | None = ...,
+        target_recall: builtins.float | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_bits", b"_bits", "_code_bytes", b"_code_bytes", "_components", b"_components", "_lists", b"_lists", "_nprobe", b"_nprobe", "_rerank_factor", b"_rerank_factor", "_target_recall", b"_target_recall", "bits", b"bits", "code_bytes", b"code_bytes", "components", b"components", "lists", b"lists", "nprobe", b"nprobe", "rerank_factor", b"rerank_factor", "target_recall", b"target_recall"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_bits", b"_bits", "_code_bytes", b"_code_bytes", "_components", b"_components", "_lists", b"_lists", "_nprobe", b"_nprobe", "_rerank_factor", b"_rerank_factor", "_target_recall", b"_target_recall", "bits", b"bits", "code_bytes", b"code_bytes", "components", b"components", "lists", b"lists", "nprobe", b"nprobe", "rerank_factor", b"rerank_factor", "target_recall", b"target_recall"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_bits", b"_bits"]) -> typing.Literal["bits"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_code_bytes", b"_code_bytes"]) -> typing.Literal["code_bytes"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_components", b"_components"]) -> typing.Literal["components"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_lists", b"_lists"]) -> typing.Literal["lists"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_nprobe", b"_nprobe"]) -> typing.Literal["nprobe"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_rerank_factor", b"_rerank_factor"]) -> typing.Literal["rerank_factor"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_target_recall", b"_target_recall"]) -> typing.Literal["target_recall"] | None: ...
+
+Global___IndexOptions: typing_extensions.TypeAlias = IndexOptions
 
 @typing.final
 class CreateCollectionRequest(google.protobuf.message.Message):
@@ -115,6 +179,7 @@ class CreateCollectionRequest(google.protobuf.message.Message):
     ATTRIBUTES_FIELD_NUMBER: builtins.int
     TRAIN_AT_FIELD_NUMBER: builtins.int
     THUMBNAILS_FIELD_NUMBER: builtins.int
+    INDEX_FIELD_NUMBER: builtins.int
     name: builtins.str
     embedder: builtins.str
     """Where neither `embedder` nor `dimension` is given, the server's default embedder is taken."""
@@ -127,6 +192,8 @@ class CreateCollectionRequest(google.protobuf.message.Message):
     thumbnails: builtins.bool
     @property
     def attributes(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, vitrail.v1.types_pb2.AttributeType.ValueType]: ...
+    @property
+    def index(self) -> Global___IndexOptions: ...
     def __init__(
         self,
         *,
@@ -137,8 +204,10 @@ class CreateCollectionRequest(google.protobuf.message.Message):
         attributes: collections.abc.Mapping[builtins.str, vitrail.v1.types_pb2.AttributeType.ValueType] | None = ...,
         train_at: builtins.int = ...,
         thumbnails: builtins.bool = ...,
+        index: Global___IndexOptions | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["attributes", b"attributes", "dimension", b"dimension", "embedder", b"embedder", "metric", b"metric", "name", b"name", "thumbnails", b"thumbnails", "train_at", b"train_at"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["index", b"index"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["attributes", b"attributes", "dimension", b"dimension", "embedder", b"embedder", "index", b"index", "metric", b"metric", "name", b"name", "thumbnails", b"thumbnails", "train_at", b"train_at"]) -> None: ...
 
 Global___CreateCollectionRequest: typing_extensions.TypeAlias = CreateCollectionRequest
 
@@ -241,6 +310,7 @@ class UpdateCollectionRequest(google.protobuf.message.Message):
     TRAIN_AT_FIELD_NUMBER: builtins.int
     THUMBNAILS_FIELD_NUMBER: builtins.int
     ATTRIBUTES_FIELD_NUMBER: builtins.int
+    INDEX_FIELD_NUMBER: builtins.int
     name: builtins.str
     train_at: builtins.int
     """Each that is set is changed."""
@@ -249,6 +319,10 @@ class UpdateCollectionRequest(google.protobuf.message.Message):
     def attributes(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, vitrail.v1.types_pb2.AttributeType.ValueType]:
         """Added to the schema. A type that was already fixed cannot be changed."""
 
+    @property
+    def index(self) -> Global___IndexOptions:
+        """Replaces what was given before; built into the index at its next training."""
+
     def __init__(
         self,
         *,
@@ -256,9 +330,10 @@ class UpdateCollectionRequest(google.protobuf.message.Message):
         train_at: builtins.int | None = ...,
         thumbnails: builtins.bool | None = ...,
         attributes: collections.abc.Mapping[builtins.str, vitrail.v1.types_pb2.AttributeType.ValueType] | None = ...,
+        index: Global___IndexOptions | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_thumbnails", b"_thumbnails", "_train_at", b"_train_at", "thumbnails", b"thumbnails", "train_at", b"train_at"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_thumbnails", b"_thumbnails", "_train_at", b"_train_at", "attributes", b"attributes", "name", b"name", "thumbnails", b"thumbnails", "train_at", b"train_at"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_thumbnails", b"_thumbnails", "_train_at", b"_train_at", "index", b"index", "thumbnails", b"thumbnails", "train_at", b"train_at"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_thumbnails", b"_thumbnails", "_train_at", b"_train_at", "attributes", b"attributes", "index", b"index", "name", b"name", "thumbnails", b"thumbnails", "train_at", b"train_at"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_thumbnails", b"_thumbnails"]) -> typing.Literal["thumbnails"] | None: ...
     @typing.overload
@@ -374,6 +449,7 @@ class PartitionStats(google.protobuf.message.Message):
     VERSION_FIELD_NUMBER: builtins.int
     RECIPE_FIELD_NUMBER: builtins.int
     NPROBE_FIELD_NUMBER: builtins.int
+    INDEX_FIELD_NUMBER: builtins.int
     shard: builtins.int
     address: builtins.str
     """Where the shard is reached, and where its metrics are."""
@@ -396,6 +472,8 @@ class PartitionStats(google.protobuf.message.Message):
     """The trained index in FAISS's factory language, or "Flat"."""
     nprobe: builtins.int
     """Lists probed by default; 0 where exact."""
+    @property
+    def index(self) -> Global___IndexStats: ...
     def __init__(
         self,
         *,
@@ -411,7 +489,88 @@ class PartitionStats(google.protobuf.message.Message):
         version: builtins.str = ...,
         recipe: builtins.str = ...,
         nprobe: builtins.int = ...,
+        index: Global___IndexStats | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["address", b"address", "busy", b"busy", "metrics_address", b"metrics_address", "nprobe", b"nprobe", "reachable", b"reachable", "recipe", b"recipe", "records", b"records", "seq", b"seq", "shard", b"shard", "state", b"state", "tail", b"tail", "version", b"version"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["index", b"index"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["address", b"address", "busy", b"busy", "index", b"index", "metrics_address", b"metrics_address", "nprobe", b"nprobe", "reachable", b"reachable", "recipe", b"recipe", "records", b"records", "seq", b"seq", "shard", b"shard", "state", b"state", "tail", b"tail", "version", b"version"]) -> None: ...
 
 Global___PartitionStats: typing_extensions.TypeAlias = PartitionStats
+
+@typing.final
+class IndexStats(google.protobuf.message.Message):
+    """What one partition has in RAM and on disk, and how well it finds."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    REASON_FIELD_NUMBER: builtins.int
+    RERANK_FACTOR_FIELD_NUMBER: builtins.int
+    RECALL_FIELD_NUMBER: builtins.int
+    SAMPLES_FIELD_NUMBER: builtins.int
+    REAL_SAMPLES_FIELD_NUMBER: builtins.int
+    CURVE_FIELD_NUMBER: builtins.int
+    DEAD_ROWS_FIELD_NUMBER: builtins.int
+    INDEX_BYTES_FIELD_NUMBER: builtins.int
+    DISK_BYTES_FIELD_NUMBER: builtins.int
+    reason: builtins.str
+    """Why the recipe is what it is, for people."""
+    rerank_factor: builtins.float
+    """Candidates reranked by default, as a multiple of `top_k`."""
+    recall: builtins.float
+    """Recall@10 of the default parameters against exact search, over the latest sampled queries."""
+    samples: builtins.int
+    """How many queries that is the mean of, and how many of them were callers' own; the others are
+    records of the partition.
+    """
+    real_samples: builtins.int
+    dead_rows: builtins.int
+    """Rows that were deleted or replaced and still take room."""
+    index_bytes: builtins.int
+    """Bytes of the trained index in RAM, and of all files on disk."""
+    disk_bytes: builtins.int
+    @property
+    def curve(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___RecallPoint]:
+        """What other parameters would find, cheapest first."""
+
+    def __init__(
+        self,
+        *,
+        reason: builtins.str = ...,
+        rerank_factor: builtins.float = ...,
+        recall: builtins.float = ...,
+        samples: builtins.int = ...,
+        real_samples: builtins.int = ...,
+        curve: collections.abc.Iterable[Global___RecallPoint] | None = ...,
+        dead_rows: builtins.int = ...,
+        index_bytes: builtins.int = ...,
+        disk_bytes: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["curve", b"curve", "dead_rows", b"dead_rows", "disk_bytes", b"disk_bytes", "index_bytes", b"index_bytes", "real_samples", b"real_samples", "reason", b"reason", "recall", b"recall", "rerank_factor", b"rerank_factor", "samples", b"samples"]) -> None: ...
+
+Global___IndexStats: typing_extensions.TypeAlias = IndexStats
+
+@typing.final
+class RecallPoint(google.protobuf.message.Message):
+    """One point of a partition's curve."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NPROBE_FIELD_NUMBER: builtins.int
+    RERANK_FACTOR_FIELD_NUMBER: builtins.int
+    RECALL_FIELD_NUMBER: builtins.int
+    SECONDS_FIELD_NUMBER: builtins.int
+    nprobe: builtins.int
+    rerank_factor: builtins.float
+    recall: builtins.float
+    seconds: builtins.float
+    """Time of one query."""
+    def __init__(
+        self,
+        *,
+        nprobe: builtins.int = ...,
+        rerank_factor: builtins.float = ...,
+        recall: builtins.float = ...,
+        seconds: builtins.float = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["nprobe", b"nprobe", "recall", b"recall", "rerank_factor", b"rerank_factor", "seconds", b"seconds"]) -> None: ...
+
+Global___RecallPoint: typing_extensions.TypeAlias = RecallPoint

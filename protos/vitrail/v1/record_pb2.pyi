@@ -325,7 +325,13 @@ class DeleteRecordsRequest(google.protobuf.message.Message):
 
     COLLECTION_FIELD_NUMBER: builtins.int
     IDS_FIELD_NUMBER: builtins.int
+    FILTER_FIELD_NUMBER: builtins.int
     collection: builtins.str
+    filter: builtins.str
+    """Instead of ids: all records that meet this condition, as in SearchRequest. Every shard must
+    answer, or the call fails with UNAVAILABLE and nothing is deleted. A record that is written
+    again meanwhile stays.
+    """
     @property
     def ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """At most 10,000. Ids that do not exist are not an error."""
@@ -335,8 +341,9 @@ class DeleteRecordsRequest(google.protobuf.message.Message):
         *,
         collection: builtins.str = ...,
         ids: collections.abc.Iterable[builtins.str] | None = ...,
+        filter: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["collection", b"collection", "ids", b"ids"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["collection", b"collection", "filter", b"filter", "ids", b"ids"]) -> None: ...
 
 Global___DeleteRecordsRequest: typing_extensions.TypeAlias = DeleteRecordsRequest
 

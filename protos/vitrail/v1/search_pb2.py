@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from vitrail.v1 import types_pb2 as vitrail_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17vitrail/v1/search.proto\x12\nvitrail.v1\x1a\x16vitrail/v1/types.proto\"\x85\x01\n\x05Query\x12\x0f\n\x05image\x18\x01 \x01(\x0cH\x00\x12$\n\x06vector\x18\x02 \x01(\x0b\x32\x12.vitrail.v1.VectorH\x00\x12\x13\n\trecord_id\x18\x03 \x01(\tH\x00\x12(\n\x08\x65xamples\x18\x04 \x01(\x0b\x32\x14.vitrail.v1.ExamplesH\x00\x42\x06\n\x04kind\"U\n\x08\x45xamples\x12\"\n\x05liked\x18\x01 \x03(\x0b\x32\x13.vitrail.v1.Example\x12%\n\x08\x64isliked\x18\x02 \x03(\x0b\x32\x13.vitrail.v1.Example\"]\n\x07\x45xample\x12\x13\n\trecord_id\x18\x01 \x01(\tH\x00\x12\x0f\n\x05image\x18\x02 \x01(\x0cH\x00\x12$\n\x06vector\x18\x03 \x01(\x0b\x32\x12.vitrail.v1.VectorH\x00\x42\x06\n\x04kind\"o\n\x10SearchParameters\x12\x13\n\x06nprobe\x18\x01 \x01(\x05H\x00\x88\x01\x01\x12\x1a\n\rrerank_factor\x18\x02 \x01(\x02H\x01\x88\x01\x01\x12\r\n\x05\x65xact\x18\x03 \x01(\x08\x42\t\n\x07_nprobeB\x10\n\x0e_rerank_factor\"R\n\x0cReturnFields\x12\x12\n\nattributes\x18\x01 \x01(\x08\x12\x0e\n\x06vector\x18\x02 \x01(\x08\x12\x11\n\tthumbnail\x18\x03 \x01(\x08\x12\x0b\n\x03uri\x18\x04 \x01(\x08\"\x82\x02\n\rSearchRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12 \n\x05query\x18\x02 \x01(\x0b\x32\x11.vitrail.v1.Query\x12\x12\n\x05top_k\x18\x03 \x01(\x05H\x00\x88\x01\x01\x12\x30\n\nparameters\x18\x04 \x01(\x0b\x32\x1c.vitrail.v1.SearchParameters\x12\x16\n\tmin_score\x18\x05 \x01(\x02H\x01\x88\x01\x01\x12\x14\n\x0cmin_coverage\x18\x06 \x01(\x02\x12/\n\rreturn_fields\x18\x07 \x01(\x0b\x32\x18.vitrail.v1.ReturnFieldsB\x08\n\x06_top_kB\x0c\n\n_min_score\"\xa3\x01\n\x0eSearchResponse\x12\x1d\n\x04hits\x18\x01 \x03(\x0b\x32\x0f.vitrail.v1.Hit\x12&\n\x08\x63overage\x18\x02 \x01(\x0b\x32\x14.vitrail.v1.Coverage\x12$\n\x05index\x18\x03 \x01(\x0b\x32\x15.vitrail.v1.IndexInfo\x12$\n\x07timings\x18\x04 \x01(\x0b\x32\x13.vitrail.v1.Timings\"\xdf\x01\n\x03Hit\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x02\x12\x33\n\nattributes\x18\x03 \x03(\x0b\x32\x1f.vitrail.v1.Hit.AttributesEntry\x12\"\n\x06vector\x18\x04 \x01(\x0b\x32\x12.vitrail.v1.Vector\x12\x11\n\tthumbnail\x18\x05 \x01(\x0c\x12\x0b\n\x03uri\x18\x06 \x01(\t\x1a\x44\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12 \n\x05value\x18\x02 \x01(\x0b\x32\x11.vitrail.v1.Value:\x02\x38\x01\"\xaf\x01\n\x08\x43overage\x12\x17\n\x0fshards_searched\x18\x01 \x01(\x05\x12\x14\n\x0cshards_total\x18\x02 \x01(\x05\x12\x18\n\x10records_searched\x18\x03 \x01(\x03\x12\x15\n\rrecords_total\x18\x04 \x01(\x03\x12\x10\n\x08\x66raction\x18\x05 \x01(\x01\x12\x31\n\x0bunreachable\x18\x06 \x03(\x0b\x32\x1c.vitrail.v1.UnreachableShard\"1\n\x10UnreachableShard\x12\r\n\x05shard\x18\x01 \x01(\x05\x12\x0e\n\x06reason\x18\x02 \x01(\t\"h\n\tIndexInfo\x12\x0f\n\x07trained\x18\x01 \x01(\x08\x12\r\n\x05\x65xact\x18\x02 \x01(\x08\x12\x0e\n\x06nprobe\x18\x03 \x01(\x05\x12\x0f\n\x07version\x18\x04 \x01(\t\x12\r\n\x05space\x18\x05 \x01(\t\x12\x0b\n\x03seq\x18\x06 \x01(\x03\"\x8e\x01\n\x07Timings\x12\x0e\n\x06\x64\x65\x63ode\x18\x01 \x01(\x01\x12\x12\n\nembed_wait\x18\x02 \x01(\x01\x12\r\n\x05\x65mbed\x18\x03 \x01(\x01\x12\x13\n\x0bsearch_wait\x18\x04 \x01(\x01\x12\x0e\n\x06\x66\x61nout\x18\x05 \x01(\x01\x12\r\n\x05shard\x18\x06 \x01(\x01\x12\r\n\x05merge\x18\x07 \x01(\x01\x12\r\n\x05total\x18\x08 \x01(\x01\"\xb3\x02\n\x12\x42\x61tchSearchRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\"\n\x07queries\x18\x02 \x03(\x0b\x32\x11.vitrail.v1.Query\x12(\n\x07vectors\x18\x03 \x01(\x0b\x32\x17.vitrail.v1.VectorArray\x12\x12\n\x05top_k\x18\x04 \x01(\x05H\x00\x88\x01\x01\x12\x30\n\nparameters\x18\x05 \x01(\x0b\x32\x1c.vitrail.v1.SearchParameters\x12\x16\n\tmin_score\x18\x06 \x01(\x02H\x01\x88\x01\x01\x12\x14\n\x0cmin_coverage\x18\x07 \x01(\x02\x12/\n\rreturn_fields\x18\x08 \x01(\x0b\x32\x18.vitrail.v1.ReturnFieldsB\x08\n\x06_top_kB\x0c\n\n_min_score\"E\n\x13\x42\x61tchSearchResponse\x12.\n\x07results\x18\x01 \x03(\x0b\x32\x1d.vitrail.v1.BatchSearchResult\"v\n\x11\x42\x61tchSearchResult\x12.\n\x08response\x18\x01 \x01(\x0b\x32\x1a.vitrail.v1.SearchResponseH\x00\x12&\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x15.vitrail.v1.ItemErrorH\x00\x42\t\n\x07outcome2\xa0\x01\n\rSearchService\x12?\n\x06Search\x12\x19.vitrail.v1.SearchRequest\x1a\x1a.vitrail.v1.SearchResponse\x12N\n\x0b\x42\x61tchSearch\x12\x1e.vitrail.v1.BatchSearchRequest\x1a\x1f.vitrail.v1.BatchSearchResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17vitrail/v1/search.proto\x12\nvitrail.v1\x1a\x16vitrail/v1/types.proto\"\x85\x01\n\x05Query\x12\x0f\n\x05image\x18\x01 \x01(\x0cH\x00\x12$\n\x06vector\x18\x02 \x01(\x0b\x32\x12.vitrail.v1.VectorH\x00\x12\x13\n\trecord_id\x18\x03 \x01(\tH\x00\x12(\n\x08\x65xamples\x18\x04 \x01(\x0b\x32\x14.vitrail.v1.ExamplesH\x00\x42\x06\n\x04kind\"U\n\x08\x45xamples\x12\"\n\x05liked\x18\x01 \x03(\x0b\x32\x13.vitrail.v1.Example\x12%\n\x08\x64isliked\x18\x02 \x03(\x0b\x32\x13.vitrail.v1.Example\"]\n\x07\x45xample\x12\x13\n\trecord_id\x18\x01 \x01(\tH\x00\x12\x0f\n\x05image\x18\x02 \x01(\x0cH\x00\x12$\n\x06vector\x18\x03 \x01(\x0b\x32\x12.vitrail.v1.VectorH\x00\x42\x06\n\x04kind\"\x9d\x01\n\x10SearchParameters\x12\x13\n\x06nprobe\x18\x01 \x01(\x05H\x00\x88\x01\x01\x12\x1a\n\rrerank_factor\x18\x02 \x01(\x02H\x01\x88\x01\x01\x12\r\n\x05\x65xact\x18\x03 \x01(\x08\x12\x1a\n\rtarget_recall\x18\x04 \x01(\x02H\x02\x88\x01\x01\x42\t\n\x07_nprobeB\x10\n\x0e_rerank_factorB\x10\n\x0e_target_recall\"R\n\x0cReturnFields\x12\x12\n\nattributes\x18\x01 \x01(\x08\x12\x0e\n\x06vector\x18\x02 \x01(\x08\x12\x11\n\tthumbnail\x18\x03 \x01(\x08\x12\x0b\n\x03uri\x18\x04 \x01(\x08\"\x92\x02\n\rSearchRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12 \n\x05query\x18\x02 \x01(\x0b\x32\x11.vitrail.v1.Query\x12\x12\n\x05top_k\x18\x03 \x01(\x05H\x00\x88\x01\x01\x12\x30\n\nparameters\x18\x04 \x01(\x0b\x32\x1c.vitrail.v1.SearchParameters\x12\x16\n\tmin_score\x18\x05 \x01(\x02H\x01\x88\x01\x01\x12\x14\n\x0cmin_coverage\x18\x06 \x01(\x02\x12/\n\rreturn_fields\x18\x07 \x01(\x0b\x32\x18.vitrail.v1.ReturnFields\x12\x0e\n\x06\x66ilter\x18\x08 \x01(\tB\x08\n\x06_top_kB\x0c\n\n_min_score\"\xa3\x01\n\x0eSearchResponse\x12\x1d\n\x04hits\x18\x01 \x03(\x0b\x32\x0f.vitrail.v1.Hit\x12&\n\x08\x63overage\x18\x02 \x01(\x0b\x32\x14.vitrail.v1.Coverage\x12$\n\x05index\x18\x03 \x01(\x0b\x32\x15.vitrail.v1.IndexInfo\x12$\n\x07timings\x18\x04 \x01(\x0b\x32\x13.vitrail.v1.Timings\"\xdf\x01\n\x03Hit\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x02\x12\x33\n\nattributes\x18\x03 \x03(\x0b\x32\x1f.vitrail.v1.Hit.AttributesEntry\x12\"\n\x06vector\x18\x04 \x01(\x0b\x32\x12.vitrail.v1.Vector\x12\x11\n\tthumbnail\x18\x05 \x01(\x0c\x12\x0b\n\x03uri\x18\x06 \x01(\t\x1a\x44\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12 \n\x05value\x18\x02 \x01(\x0b\x32\x11.vitrail.v1.Value:\x02\x38\x01\"\xaf\x01\n\x08\x43overage\x12\x17\n\x0fshards_searched\x18\x01 \x01(\x05\x12\x14\n\x0cshards_total\x18\x02 \x01(\x05\x12\x18\n\x10records_searched\x18\x03 \x01(\x03\x12\x15\n\rrecords_total\x18\x04 \x01(\x03\x12\x10\n\x08\x66raction\x18\x05 \x01(\x01\x12\x31\n\x0bunreachable\x18\x06 \x03(\x0b\x32\x1c.vitrail.v1.UnreachableShard\"1\n\x10UnreachableShard\x12\r\n\x05shard\x18\x01 \x01(\x05\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\xa1\x01\n\tIndexInfo\x12\x0f\n\x07trained\x18\x01 \x01(\x08\x12\r\n\x05\x65xact\x18\x02 \x01(\x08\x12\x0e\n\x06nprobe\x18\x03 \x01(\x05\x12\x0f\n\x07version\x18\x04 \x01(\t\x12\r\n\x05space\x18\x05 \x01(\t\x12\x0b\n\x03seq\x18\x06 \x01(\x03\x12\x15\n\rrerank_factor\x18\x07 \x01(\x02\x12\x0e\n\x06recall\x18\x08 \x01(\x02\x12\x10\n\x08matching\x18\t \x01(\x03\"\x8e\x01\n\x07Timings\x12\x0e\n\x06\x64\x65\x63ode\x18\x01 \x01(\x01\x12\x12\n\nembed_wait\x18\x02 \x01(\x01\x12\r\n\x05\x65mbed\x18\x03 \x01(\x01\x12\x13\n\x0bsearch_wait\x18\x04 \x01(\x01\x12\x0e\n\x06\x66\x61nout\x18\x05 \x01(\x01\x12\r\n\x05shard\x18\x06 \x01(\x01\x12\r\n\x05merge\x18\x07 \x01(\x01\x12\r\n\x05total\x18\x08 \x01(\x01\"\xc3\x02\n\x12\x42\x61tchSearchRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\"\n\x07queries\x18\x02 \x03(\x0b\x32\x11.vitrail.v1.Query\x12(\n\x07vectors\x18\x03 \x01(\x0b\x32\x17.vitrail.v1.VectorArray\x12\x12\n\x05top_k\x18\x04 \x01(\x05H\x00\x88\x01\x01\x12\x30\n\nparameters\x18\x05 \x01(\x0b\x32\x1c.vitrail.v1.SearchParameters\x12\x16\n\tmin_score\x18\x06 \x01(\x02H\x01\x88\x01\x01\x12\x14\n\x0cmin_coverage\x18\x07 \x01(\x02\x12/\n\rreturn_fields\x18\x08 \x01(\x0b\x32\x18.vitrail.v1.ReturnFields\x12\x0e\n\x06\x66ilter\x18\t \x01(\tB\x08\n\x06_top_kB\x0c\n\n_min_score\"E\n\x13\x42\x61tchSearchResponse\x12.\n\x07results\x18\x01 \x03(\x0b\x32\x1d.vitrail.v1.BatchSearchResult\"v\n\x11\x42\x61tchSearchResult\x12.\n\x08response\x18\x01 \x01(\x0b\x32\x1a.vitrail.v1.SearchResponseH\x00\x12&\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x15.vitrail.v1.ItemErrorH\x00\x42\t\n\x07outcome2\xa0\x01\n\rSearchService\x12?\n\x06Search\x12\x19.vitrail.v1.SearchRequest\x1a\x1a.vitrail.v1.SearchResponse\x12N\n\x0b\x42\x61tchSearch\x12\x1e.vitrail.v1.BatchSearchRequest\x1a\x1f.vitrail.v1.BatchSearchResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,32 +40,32 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EXAMPLES']._serialized_end=284
   _globals['_EXAMPLE']._serialized_start=286
   _globals['_EXAMPLE']._serialized_end=379
-  _globals['_SEARCHPARAMETERS']._serialized_start=381
-  _globals['_SEARCHPARAMETERS']._serialized_end=492
-  _globals['_RETURNFIELDS']._serialized_start=494
-  _globals['_RETURNFIELDS']._serialized_end=576
-  _globals['_SEARCHREQUEST']._serialized_start=579
-  _globals['_SEARCHREQUEST']._serialized_end=837
-  _globals['_SEARCHRESPONSE']._serialized_start=840
-  _globals['_SEARCHRESPONSE']._serialized_end=1003
-  _globals['_HIT']._serialized_start=1006
-  _globals['_HIT']._serialized_end=1229
-  _globals['_HIT_ATTRIBUTESENTRY']._serialized_start=1161
-  _globals['_HIT_ATTRIBUTESENTRY']._serialized_end=1229
-  _globals['_COVERAGE']._serialized_start=1232
-  _globals['_COVERAGE']._serialized_end=1407
-  _globals['_UNREACHABLESHARD']._serialized_start=1409
-  _globals['_UNREACHABLESHARD']._serialized_end=1458
-  _globals['_INDEXINFO']._serialized_start=1460
-  _globals['_INDEXINFO']._serialized_end=1564
-  _globals['_TIMINGS']._serialized_start=1567
-  _globals['_TIMINGS']._serialized_end=1709
-  _globals['_BATCHSEARCHREQUEST']._serialized_start=1712
-  _globals['_BATCHSEARCHREQUEST']._serialized_end=2019
-  _globals['_BATCHSEARCHRESPONSE']._serialized_start=2021
-  _globals['_BATCHSEARCHRESPONSE']._serialized_end=2090
-  _globals['_BATCHSEARCHRESULT']._serialized_start=2092
-  _globals['_BATCHSEARCHRESULT']._serialized_end=2210
-  _globals['_SEARCHSERVICE']._serialized_start=2213
-  _globals['_SEARCHSERVICE']._serialized_end=2373
+  _globals['_SEARCHPARAMETERS']._serialized_start=382
+  _globals['_SEARCHPARAMETERS']._serialized_end=539
+  _globals['_RETURNFIELDS']._serialized_start=541
+  _globals['_RETURNFIELDS']._serialized_end=623
+  _globals['_SEARCHREQUEST']._serialized_start=626
+  _globals['_SEARCHREQUEST']._serialized_end=900
+  _globals['_SEARCHRESPONSE']._serialized_start=903
+  _globals['_SEARCHRESPONSE']._serialized_end=1066
+  _globals['_HIT']._serialized_start=1069
+  _globals['_HIT']._serialized_end=1292
+  _globals['_HIT_ATTRIBUTESENTRY']._serialized_start=1224
+  _globals['_HIT_ATTRIBUTESENTRY']._serialized_end=1292
+  _globals['_COVERAGE']._serialized_start=1295
+  _globals['_COVERAGE']._serialized_end=1470
+  _globals['_UNREACHABLESHARD']._serialized_start=1472
+  _globals['_UNREACHABLESHARD']._serialized_end=1521
+  _globals['_INDEXINFO']._serialized_start=1524
+  _globals['_INDEXINFO']._serialized_end=1685
+  _globals['_TIMINGS']._serialized_start=1688
+  _globals['_TIMINGS']._serialized_end=1830
+  _globals['_BATCHSEARCHREQUEST']._serialized_start=1833
+  _globals['_BATCHSEARCHREQUEST']._serialized_end=2156
+  _globals['_BATCHSEARCHRESPONSE']._serialized_start=2158
+  _globals['_BATCHSEARCHRESPONSE']._serialized_end=2227
+  _globals['_BATCHSEARCHRESULT']._serialized_start=2229
+  _globals['_BATCHSEARCHRESULT']._serialized_end=2347
+  _globals['_SEARCHSERVICE']._serialized_start=2350
+  _globals['_SEARCHSERVICE']._serialized_end=2510
 # @@protoc_insertion_point(module_scope)

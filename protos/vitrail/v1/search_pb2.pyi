@@ -108,25 +108,34 @@ class SearchParameters(google.protobuf.message.Message):
     NPROBE_FIELD_NUMBER: builtins.int
     RERANK_FACTOR_FIELD_NUMBER: builtins.int
     EXACT_FIELD_NUMBER: builtins.int
+    TARGET_RECALL_FIELD_NUMBER: builtins.int
     nprobe: builtins.int
     """Lists of the trained index to probe. Chosen by the partition where not given."""
     rerank_factor: builtins.float
     """Candidates that are reranked exactly, as a multiple of `top_k`. Chosen where not given."""
     exact: builtins.bool
     """Compare with every record."""
+    target_recall: builtins.float
+    """The share of the true nearest records that is to be found, above 0 and below 1: each partition
+    takes the cheapest parameters that reach it on its own measured curve. Instead of `nprobe` and
+    `rerank_factor`.
+    """
     def __init__(
         self,
         *,
         nprobe: builtins.int | None = ...,
         rerank_factor: builtins.float | None = ...,
         exact: builtins.bool = ...,
+        target_recall: builtins.float | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_nprobe", b"_nprobe", "_rerank_factor", b"_rerank_factor", "nprobe", b"nprobe", "rerank_factor", b"rerank_factor"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_nprobe", b"_nprobe", "_rerank_factor", b"_rerank_factor", "exact", b"exact", "nprobe", b"nprobe", "rerank_factor", b"rerank_factor"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_nprobe", b"_nprobe", "_rerank_factor", b"_rerank_factor", "_target_recall", b"_target_recall", "nprobe", b"nprobe", "rerank_factor", b"rerank_factor", "target_recall", b"target_recall"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_nprobe", b"_nprobe", "_rerank_factor", b"_rerank_factor", "_target_recall", b"_target_recall", "exact", b"exact", "nprobe", b"nprobe", "rerank_factor", b"rerank_factor", "target_recall", b"target_recall"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_nprobe", b"_nprobe"]) -> typing.Literal["nprobe"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_rerank_factor", b"_rerank_factor"]) -> typing.Literal["rerank_factor"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_target_recall", b"_target_recall"]) -> typing.Literal["target_recall"] | None: ...
 
 Global___SearchParameters: typing_extensions.TypeAlias = SearchParameters
 
@@ -167,6 +176,7 @@ class SearchRequest(google.protobuf.message.Message):
     MIN_SCORE_FIELD_NUMBER: builtins.int
     MIN_COVERAGE_FIELD_NUMBER: builtins.int
     RETURN_FIELDS_FIELD_NUMBER: builtins.int
+    FILTER_FIELD_NUMBER: builtins.int
     collection: builtins.str
     top_k: builtins.int
     """1 to 1,000; 10 where not given."""
@@ -174,6 +184,10 @@ class SearchRequest(google.protobuf.message.Message):
     """Only hits that score at least this."""
     min_coverage: builtins.float
     """Fail with UNAVAILABLE rather than answer from a smaller share of the records (0 to 1)."""
+    filter: builtins.str
+    """Only records whose attributes meet this SQL-like condition:
+    category = 'shoes' AND price < 80
+    """
     @property
     def query(self) -> Global___Query: ...
     @property
@@ -190,9 +204,10 @@ class SearchRequest(google.protobuf.message.Message):
         min_score: builtins.float | None = ...,
         min_coverage: builtins.float = ...,
         return_fields: Global___ReturnFields | None = ...,
+        filter: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_min_score", b"_min_score", "_top_k", b"_top_k", "min_score", b"min_score", "parameters", b"parameters", "query", b"query", "return_fields", b"return_fields", "top_k", b"top_k"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_min_score", b"_min_score", "_top_k", b"_top_k", "collection", b"collection", "min_coverage", b"min_coverage", "min_score", b"min_score", "parameters", b"parameters", "query", b"query", "return_fields", b"return_fields", "top_k", b"top_k"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_min_score", b"_min_score", "_top_k", b"_top_k", "collection", b"collection", "filter", b"filter", "min_coverage", b"min_coverage", "min_score", b"min_score", "parameters", b"parameters", "query", b"query", "return_fields", b"return_fields", "top_k", b"top_k"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_min_score", b"_min_score"]) -> typing.Literal["min_score"] | None: ...
     @typing.overload
@@ -350,6 +365,9 @@ class IndexInfo(google.protobuf.message.Message):
     VERSION_FIELD_NUMBER: builtins.int
     SPACE_FIELD_NUMBER: builtins.int
     SEQ_FIELD_NUMBER: builtins.int
+    RERANK_FACTOR_FIELD_NUMBER: builtins.int
+    RECALL_FIELD_NUMBER: builtins.int
+    MATCHING_FIELD_NUMBER: builtins.int
     trained: builtins.bool
     """Every shard that was asked searched a trained index."""
     exact: builtins.bool
@@ -362,6 +380,14 @@ class IndexInfo(google.protobuf.message.Message):
     """The embedding space of the collection."""
     seq: builtins.int
     """The smallest sequence number applied, over the shards that answered."""
+    rerank_factor: builtins.float
+    """Candidates that were reranked exactly, as a multiple of `top_k`: the largest of a shard."""
+    recall: builtins.float
+    """What the partitions have measured for these parameters on sampled queries without a filter:
+    the smallest recall of a shard. 1 where exact, 0 where not yet measured.
+    """
+    matching: builtins.int
+    """With a filter: records that met it, over the shards that answered."""
     def __init__(
         self,
         *,
@@ -371,8 +397,11 @@ class IndexInfo(google.protobuf.message.Message):
         version: builtins.str = ...,
         space: builtins.str = ...,
         seq: builtins.int = ...,
+        rerank_factor: builtins.float = ...,
+        recall: builtins.float = ...,
+        matching: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["exact", b"exact", "nprobe", b"nprobe", "seq", b"seq", "space", b"space", "trained", b"trained", "version", b"version"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["exact", b"exact", "matching", b"matching", "nprobe", b"nprobe", "recall", b"recall", "rerank_factor", b"rerank_factor", "seq", b"seq", "space", b"space", "trained", b"trained", "version", b"version"]) -> None: ...
 
 Global___IndexInfo: typing_extensions.TypeAlias = IndexInfo
 
@@ -431,10 +460,13 @@ class BatchSearchRequest(google.protobuf.message.Message):
     MIN_SCORE_FIELD_NUMBER: builtins.int
     MIN_COVERAGE_FIELD_NUMBER: builtins.int
     RETURN_FIELDS_FIELD_NUMBER: builtins.int
+    FILTER_FIELD_NUMBER: builtins.int
     collection: builtins.str
     top_k: builtins.int
     min_score: builtins.float
     min_coverage: builtins.float
+    filter: builtins.str
+    """As in SearchRequest."""
     @property
     def queries(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Query]:
         """Either queries of any kind, or vectors packed. At most 1,000 of them, and at most 100,000
@@ -458,9 +490,10 @@ class BatchSearchRequest(google.protobuf.message.Message):
         min_score: builtins.float | None = ...,
         min_coverage: builtins.float = ...,
         return_fields: Global___ReturnFields | None = ...,
+        filter: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_min_score", b"_min_score", "_top_k", b"_top_k", "min_score", b"min_score", "parameters", b"parameters", "return_fields", b"return_fields", "top_k", b"top_k", "vectors", b"vectors"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_min_score", b"_min_score", "_top_k", b"_top_k", "collection", b"collection", "min_coverage", b"min_coverage", "min_score", b"min_score", "parameters", b"parameters", "queries", b"queries", "return_fields", b"return_fields", "top_k", b"top_k", "vectors", b"vectors"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_min_score", b"_min_score", "_top_k", b"_top_k", "collection", b"collection", "filter", b"filter", "min_coverage", b"min_coverage", "min_score", b"min_score", "parameters", b"parameters", "queries", b"queries", "return_fields", b"return_fields", "top_k", b"top_k", "vectors", b"vectors"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_min_score", b"_min_score"]) -> typing.Literal["min_score"] | None: ...
     @typing.overload

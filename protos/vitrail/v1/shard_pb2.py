@@ -23,30 +23,35 @@ _sym_db = _symbol_database.Default()
 
 
 from vitrail.v1 import collection_pb2 as vitrail_dot_v1_dot_collection__pb2
+from vitrail.v1 import filter_pb2 as vitrail_dot_v1_dot_filter__pb2
 from vitrail.v1 import log_pb2 as vitrail_dot_v1_dot_log__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16vitrail/v1/shard.proto\x12\nvitrail.v1\x1a\x1bvitrail/v1/collection.proto\x1a\x14vitrail/v1/log.proto\"=\n\x12SearchBatchRequest\x12\'\n\x06groups\x18\x01 \x03(\x0b\x32\x17.vitrail.v1.SearchGroup\"\xa0\x01\n\x0bSearchGroup\x12\x16\n\x0e\x63ollection_uid\x18\x01 \x01(\x03\x12\x0f\n\x07vectors\x18\x02 \x01(\x0c\x12\r\n\x05top_k\x18\x03 \x01(\x05\x12\x0e\n\x06nprobe\x18\x04 \x01(\x05\x12\x15\n\rrerank_factor\x18\x05 \x01(\x02\x12\r\n\x05\x65xact\x18\x06 \x01(\x08\x12\x12\n\nattributes\x18\x07 \x01(\x08\x12\x0f\n\x07timeout\x18\x08 \x01(\x01\"?\n\x13SearchBatchResponse\x12(\n\x07results\x18\x01 \x03(\x0b\x32\x17.vitrail.v1.GroupResult\"\xe5\x01\n\x0bGroupResult\x12\x0e\n\x06\x63ounts\x18\x01 \x03(\x05\x12\x0b\n\x03ids\x18\x02 \x03(\t\x12\x0e\n\x06scores\x18\x03 \x01(\x0c\x12\x12\n\nattributes\x18\x04 \x03(\x0c\x12\x0f\n\x07records\x18\x05 \x01(\x03\x12#\n\x07\x61pplied\x18\x06 \x01(\x0b\x32\x12.vitrail.v1.Cursor\x12\x0f\n\x07trained\x18\x07 \x01(\x08\x12\r\n\x05\x65xact\x18\x08 \x01(\x08\x12\x0e\n\x06nprobe\x18\t \x01(\x05\x12\x0f\n\x07version\x18\n \x01(\t\x12\x0f\n\x07seconds\x18\x0b \x01(\x01\x12\r\n\x05\x65rror\x18\x0c \x01(\t\"\x12\n\x10GetStatusRequest\"\xca\x01\n\x11GetStatusResponse\x12\r\n\x05shard\x18\x01 \x01(\x05\x12\x0e\n\x06shards\x18\x02 \x01(\x05\x12\r\n\x05ready\x18\x03 \x01(\x08\x12\x13\n\x0b\x63\x61talog_seq\x18\x04 \x01(\x03\x12/\n\npartitions\x18\x05 \x03(\x0b\x32\x1b.vitrail.v1.PartitionStatus\x12\x14\n\x0cmetrics_port\x18\x06 \x01(\x05\x12+\n\x0b\x63ollections\x18\x07 \x03(\x0b\x32\x16.vitrail.v1.Collection\"\xbb\x01\n\x0fPartitionStatus\x12\x16\n\x0e\x63ollection_uid\x18\x01 \x01(\x03\x12#\n\x07\x61pplied\x18\x02 \x01(\x0b\x32\x12.vitrail.v1.Cursor\x12\x0f\n\x07records\x18\x03 \x01(\x03\x12\x0c\n\x04tail\x18\x04 \x01(\x03\x12\r\n\x05state\x18\x05 \x01(\t\x12\x0c\n\x04\x62usy\x18\x06 \x01(\t\x12\x0f\n\x07version\x18\x07 \x01(\t\x12\x0e\n\x06recipe\x18\x08 \x01(\t\x12\x0e\n\x06nprobe\x18\t \x01(\x05\x32\xa8\x01\n\x0cShardService\x12N\n\x0bSearchBatch\x12\x1e.vitrail.v1.SearchBatchRequest\x1a\x1f.vitrail.v1.SearchBatchResponse\x12H\n\tGetStatus\x12\x1c.vitrail.v1.GetStatusRequest\x1a\x1d.vitrail.v1.GetStatusResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16vitrail/v1/shard.proto\x12\nvitrail.v1\x1a\x1bvitrail/v1/collection.proto\x1a\x17vitrail/v1/filter.proto\x1a\x14vitrail/v1/log.proto\"=\n\x12SearchBatchRequest\x12\'\n\x06groups\x18\x01 \x03(\x0b\x32\x17.vitrail.v1.SearchGroup\"\xdb\x01\n\x0bSearchGroup\x12\x16\n\x0e\x63ollection_uid\x18\x01 \x01(\x03\x12\x0f\n\x07vectors\x18\x02 \x01(\x0c\x12\r\n\x05top_k\x18\x03 \x01(\x05\x12\x0e\n\x06nprobe\x18\x04 \x01(\x05\x12\x15\n\rrerank_factor\x18\x05 \x01(\x02\x12\r\n\x05\x65xact\x18\x06 \x01(\x08\x12\x12\n\nattributes\x18\x07 \x01(\x08\x12\x0f\n\x07timeout\x18\x08 \x01(\x01\x12\"\n\x06\x66ilter\x18\t \x01(\x0b\x32\x12.vitrail.v1.Filter\x12\x15\n\rtarget_recall\x18\n \x01(\x02\"?\n\x13SearchBatchResponse\x12(\n\x07results\x18\x01 \x03(\x0b\x32\x17.vitrail.v1.GroupResult\"\x9e\x02\n\x0bGroupResult\x12\x0e\n\x06\x63ounts\x18\x01 \x03(\x05\x12\x0b\n\x03ids\x18\x02 \x03(\t\x12\x0e\n\x06scores\x18\x03 \x01(\x0c\x12\x12\n\nattributes\x18\x04 \x03(\x0c\x12\x0f\n\x07records\x18\x05 \x01(\x03\x12#\n\x07\x61pplied\x18\x06 \x01(\x0b\x32\x12.vitrail.v1.Cursor\x12\x0f\n\x07trained\x18\x07 \x01(\x08\x12\r\n\x05\x65xact\x18\x08 \x01(\x08\x12\x0e\n\x06nprobe\x18\t \x01(\x05\x12\x0f\n\x07version\x18\n \x01(\t\x12\x0f\n\x07seconds\x18\x0b \x01(\x01\x12\r\n\x05\x65rror\x18\x0c \x01(\t\x12\x15\n\rrerank_factor\x18\r \x01(\x02\x12\x0e\n\x06recall\x18\x0e \x01(\x02\x12\x10\n\x08matching\x18\x0f \x01(\x03\"\x12\n\x10GetStatusRequest\"\xca\x01\n\x11GetStatusResponse\x12\r\n\x05shard\x18\x01 \x01(\x05\x12\x0e\n\x06shards\x18\x02 \x01(\x05\x12\r\n\x05ready\x18\x03 \x01(\x08\x12\x13\n\x0b\x63\x61talog_seq\x18\x04 \x01(\x03\x12/\n\npartitions\x18\x05 \x03(\x0b\x32\x1b.vitrail.v1.PartitionStatus\x12\x14\n\x0cmetrics_port\x18\x06 \x01(\x05\x12+\n\x0b\x63ollections\x18\x07 \x03(\x0b\x32\x16.vitrail.v1.Collection\"\xe2\x01\n\x0fPartitionStatus\x12\x16\n\x0e\x63ollection_uid\x18\x01 \x01(\x03\x12#\n\x07\x61pplied\x18\x02 \x01(\x0b\x32\x12.vitrail.v1.Cursor\x12\x0f\n\x07records\x18\x03 \x01(\x03\x12\x0c\n\x04tail\x18\x04 \x01(\x03\x12\r\n\x05state\x18\x05 \x01(\t\x12\x0c\n\x04\x62usy\x18\x06 \x01(\t\x12\x0f\n\x07version\x18\x07 \x01(\t\x12\x0e\n\x06recipe\x18\x08 \x01(\t\x12\x0e\n\x06nprobe\x18\t \x01(\x05\x12%\n\x05index\x18\n \x01(\x0b\x32\x16.vitrail.v1.IndexStats\"M\n\x0fMatchIdsRequest\x12\x16\n\x0e\x63ollection_uid\x18\x01 \x01(\x03\x12\"\n\x06\x66ilter\x18\x02 \x01(\x0b\x32\x12.vitrail.v1.Filter\"D\n\x10MatchIdsResponse\x12\x0b\n\x03ids\x18\x01 \x03(\t\x12#\n\x07\x61pplied\x18\x02 \x01(\x0b\x32\x12.vitrail.v1.Cursor2\xf1\x01\n\x0cShardService\x12N\n\x0bSearchBatch\x12\x1e.vitrail.v1.SearchBatchRequest\x1a\x1f.vitrail.v1.SearchBatchResponse\x12H\n\tGetStatus\x12\x1c.vitrail.v1.GetStatusRequest\x1a\x1d.vitrail.v1.GetStatusResponse\x12G\n\x08MatchIds\x12\x1b.vitrail.v1.MatchIdsRequest\x1a\x1c.vitrail.v1.MatchIdsResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'vitrail.v1.shard_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SEARCHBATCHREQUEST']._serialized_start=89
-  _globals['_SEARCHBATCHREQUEST']._serialized_end=150
-  _globals['_SEARCHGROUP']._serialized_start=153
-  _globals['_SEARCHGROUP']._serialized_end=313
-  _globals['_SEARCHBATCHRESPONSE']._serialized_start=315
-  _globals['_SEARCHBATCHRESPONSE']._serialized_end=378
-  _globals['_GROUPRESULT']._serialized_start=381
-  _globals['_GROUPRESULT']._serialized_end=610
-  _globals['_GETSTATUSREQUEST']._serialized_start=612
-  _globals['_GETSTATUSREQUEST']._serialized_end=630
-  _globals['_GETSTATUSRESPONSE']._serialized_start=633
-  _globals['_GETSTATUSRESPONSE']._serialized_end=835
-  _globals['_PARTITIONSTATUS']._serialized_start=838
-  _globals['_PARTITIONSTATUS']._serialized_end=1025
-  _globals['_SHARDSERVICE']._serialized_start=1028
-  _globals['_SHARDSERVICE']._serialized_end=1196
+  _globals['_SEARCHBATCHREQUEST']._serialized_start=114
+  _globals['_SEARCHBATCHREQUEST']._serialized_end=175
+  _globals['_SEARCHGROUP']._serialized_start=178
+  _globals['_SEARCHGROUP']._serialized_end=397
+  _globals['_SEARCHBATCHRESPONSE']._serialized_start=399
+  _globals['_SEARCHBATCHRESPONSE']._serialized_end=462
+  _globals['_GROUPRESULT']._serialized_start=465
+  _globals['_GROUPRESULT']._serialized_end=751
+  _globals['_GETSTATUSREQUEST']._serialized_start=753
+  _globals['_GETSTATUSREQUEST']._serialized_end=771
+  _globals['_GETSTATUSRESPONSE']._serialized_start=774
+  _globals['_GETSTATUSRESPONSE']._serialized_end=976
+  _globals['_PARTITIONSTATUS']._serialized_start=979
+  _globals['_PARTITIONSTATUS']._serialized_end=1205
+  _globals['_MATCHIDSREQUEST']._serialized_start=1207
+  _globals['_MATCHIDSREQUEST']._serialized_end=1284
+  _globals['_MATCHIDSRESPONSE']._serialized_start=1286
+  _globals['_MATCHIDSRESPONSE']._serialized_end=1354
+  _globals['_SHARDSERVICE']._serialized_start=1357
+  _globals['_SHARDSERVICE']._serialized_end=1598
 # @@protoc_insertion_point(module_scope)

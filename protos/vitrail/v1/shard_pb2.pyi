@@ -11,6 +11,7 @@ import google.protobuf.message
 import sys
 import typing
 import vitrail.v1.collection_pb2
+import vitrail.v1.filter_pb2
 import vitrail.v1.log_pb2
 
 if sys.version_info >= (3, 10):
@@ -50,6 +51,8 @@ class SearchGroup(google.protobuf.message.Message):
     EXACT_FIELD_NUMBER: builtins.int
     ATTRIBUTES_FIELD_NUMBER: builtins.int
     TIMEOUT_FIELD_NUMBER: builtins.int
+    FILTER_FIELD_NUMBER: builtins.int
+    TARGET_RECALL_FIELD_NUMBER: builtins.int
     collection_uid: builtins.int
     vectors: builtins.bytes
     """Row after row of little-endian float32; unit vectors for cosine."""
@@ -62,6 +65,12 @@ class SearchGroup(google.protobuf.message.Message):
     attributes: builtins.bool
     timeout: builtins.float
     """Seconds from arrival after which nobody waits for this group any more."""
+    target_recall: builtins.float
+    """0: none."""
+    @property
+    def filter(self) -> vitrail.v1.filter_pb2.Filter:
+        """Absent: every record passes."""
+
     def __init__(
         self,
         *,
@@ -73,8 +82,11 @@ class SearchGroup(google.protobuf.message.Message):
         exact: builtins.bool = ...,
         attributes: builtins.bool = ...,
         timeout: builtins.float = ...,
+        filter: vitrail.v1.filter_pb2.Filter | None = ...,
+        target_recall: builtins.float = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["attributes", b"attributes", "collection_uid", b"collection_uid", "exact", b"exact", "nprobe", b"nprobe", "rerank_factor", b"rerank_factor", "timeout", b"timeout", "top_k", b"top_k", "vectors", b"vectors"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["filter", b"filter"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["attributes", b"attributes", "collection_uid", b"collection_uid", "exact", b"exact", "filter", b"filter", "nprobe", b"nprobe", "rerank_factor", b"rerank_factor", "target_recall", b"target_recall", "timeout", b"timeout", "top_k", b"top_k", "vectors", b"vectors"]) -> None: ...
 
 Global___SearchGroup: typing_extensions.TypeAlias = SearchGroup
 
@@ -112,6 +124,9 @@ class GroupResult(google.protobuf.message.Message):
     VERSION_FIELD_NUMBER: builtins.int
     SECONDS_FIELD_NUMBER: builtins.int
     ERROR_FIELD_NUMBER: builtins.int
+    RERANK_FACTOR_FIELD_NUMBER: builtins.int
+    RECALL_FIELD_NUMBER: builtins.int
+    MATCHING_FIELD_NUMBER: builtins.int
     scores: builtins.bytes
     """Little-endian float32, one a hit."""
     records: builtins.int
@@ -123,6 +138,11 @@ class GroupResult(google.protobuf.message.Message):
     """Seconds spent searching."""
     error: builtins.str
     """Why the group was not searched, or empty: "unknown collection", "expired"."""
+    rerank_factor: builtins.float
+    recall: builtins.float
+    """Measured for these parameters; 1 where exact, 0 where not yet measured."""
+    matching: builtins.int
+    """With a filter: records that meet it."""
     @property
     def counts(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
         """Hits of each query."""
@@ -154,9 +174,12 @@ class GroupResult(google.protobuf.message.Message):
         version: builtins.str = ...,
         seconds: builtins.float = ...,
         error: builtins.str = ...,
+        rerank_factor: builtins.float = ...,
+        recall: builtins.float = ...,
+        matching: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["applied", b"applied"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["applied", b"applied", "attributes", b"attributes", "counts", b"counts", "error", b"error", "exact", b"exact", "ids", b"ids", "nprobe", b"nprobe", "records", b"records", "scores", b"scores", "seconds", b"seconds", "trained", b"trained", "version", b"version"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["applied", b"applied", "attributes", b"attributes", "counts", b"counts", "error", b"error", "exact", b"exact", "ids", b"ids", "matching", b"matching", "nprobe", b"nprobe", "recall", b"recall", "records", b"records", "rerank_factor", b"rerank_factor", "scores", b"scores", "seconds", b"seconds", "trained", b"trained", "version", b"version"]) -> None: ...
 
 Global___GroupResult: typing_extensions.TypeAlias = GroupResult
 
@@ -221,6 +244,7 @@ class PartitionStatus(google.protobuf.message.Message):
     VERSION_FIELD_NUMBER: builtins.int
     RECIPE_FIELD_NUMBER: builtins.int
     NPROBE_FIELD_NUMBER: builtins.int
+    INDEX_FIELD_NUMBER: builtins.int
     collection_uid: builtins.int
     records: builtins.int
     tail: builtins.int
@@ -231,6 +255,8 @@ class PartitionStatus(google.protobuf.message.Message):
     nprobe: builtins.int
     @property
     def applied(self) -> vitrail.v1.log_pb2.Cursor: ...
+    @property
+    def index(self) -> vitrail.v1.collection_pb2.IndexStats: ...
     def __init__(
         self,
         *,
@@ -243,8 +269,54 @@ class PartitionStatus(google.protobuf.message.Message):
         version: builtins.str = ...,
         recipe: builtins.str = ...,
         nprobe: builtins.int = ...,
+        index: vitrail.v1.collection_pb2.IndexStats | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["applied", b"applied"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["applied", b"applied", "busy", b"busy", "collection_uid", b"collection_uid", "nprobe", b"nprobe", "recipe", b"recipe", "records", b"records", "state", b"state", "tail", b"tail", "version", b"version"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["applied", b"applied", "index", b"index"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["applied", b"applied", "busy", b"busy", "collection_uid", b"collection_uid", "index", b"index", "nprobe", b"nprobe", "recipe", b"recipe", "records", b"records", "state", b"state", "tail", b"tail", "version", b"version"]) -> None: ...
 
 Global___PartitionStatus: typing_extensions.TypeAlias = PartitionStatus
+
+@typing.final
+class MatchIdsRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    COLLECTION_UID_FIELD_NUMBER: builtins.int
+    FILTER_FIELD_NUMBER: builtins.int
+    collection_uid: builtins.int
+    @property
+    def filter(self) -> vitrail.v1.filter_pb2.Filter: ...
+    def __init__(
+        self,
+        *,
+        collection_uid: builtins.int = ...,
+        filter: vitrail.v1.filter_pb2.Filter | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["filter", b"filter"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["collection_uid", b"collection_uid", "filter", b"filter"]) -> None: ...
+
+Global___MatchIdsRequest: typing_extensions.TypeAlias = MatchIdsRequest
+
+@typing.final
+class MatchIdsResponse(google.protobuf.message.Message):
+    """Some of the ids. Together they are those of one moment, at which the partition had applied the
+    log up to `applied` at least.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    IDS_FIELD_NUMBER: builtins.int
+    APPLIED_FIELD_NUMBER: builtins.int
+    @property
+    def ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]: ...
+    @property
+    def applied(self) -> vitrail.v1.log_pb2.Cursor: ...
+    def __init__(
+        self,
+        *,
+        ids: collections.abc.Iterable[builtins.str] | None = ...,
+        applied: vitrail.v1.log_pb2.Cursor | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["applied", b"applied"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["applied", b"applied", "ids", b"ids"]) -> None: ...
+
+Global___MatchIdsResponse: typing_extensions.TypeAlias = MatchIdsResponse

@@ -44,6 +44,11 @@ class ShardServiceStub(object):
                 request_serializer=vitrail_dot_v1_dot_shard__pb2.GetStatusRequest.SerializeToString,
                 response_deserializer=vitrail_dot_v1_dot_shard__pb2.GetStatusResponse.FromString,
                 _registered_method=True)
+        self.MatchIds = channel.unary_stream(
+                '/vitrail.v1.ShardService/MatchIds',
+                request_serializer=vitrail_dot_v1_dot_shard__pb2.MatchIdsRequest.SerializeToString,
+                response_deserializer=vitrail_dot_v1_dot_shard__pb2.MatchIdsResponse.FromString,
+                _registered_method=True)
 
 
 class ShardServiceServicer(object):
@@ -62,6 +67,13 @@ class ShardServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def MatchIds(self, request, context):
+        """The ids of all records that meet a filter, page by page.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ShardServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -74,6 +86,11 @@ def add_ShardServiceServicer_to_server(servicer, server):
                     servicer.GetStatus,
                     request_deserializer=vitrail_dot_v1_dot_shard__pb2.GetStatusRequest.FromString,
                     response_serializer=vitrail_dot_v1_dot_shard__pb2.GetStatusResponse.SerializeToString,
+            ),
+            'MatchIds': grpc.unary_stream_rpc_method_handler(
+                    servicer.MatchIds,
+                    request_deserializer=vitrail_dot_v1_dot_shard__pb2.MatchIdsRequest.FromString,
+                    response_serializer=vitrail_dot_v1_dot_shard__pb2.MatchIdsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -130,6 +147,33 @@ class ShardService(object):
             '/vitrail.v1.ShardService/GetStatus',
             vitrail_dot_v1_dot_shard__pb2.GetStatusRequest.SerializeToString,
             vitrail_dot_v1_dot_shard__pb2.GetStatusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def MatchIds(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/vitrail.v1.ShardService/MatchIds',
+            vitrail_dot_v1_dot_shard__pb2.MatchIdsRequest.SerializeToString,
+            vitrail_dot_v1_dot_shard__pb2.MatchIdsResponse.FromString,
             options,
             channel_credentials,
             insecure,

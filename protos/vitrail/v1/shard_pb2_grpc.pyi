@@ -57,7 +57,23 @@ _ShardServiceGetStatusType = typing_extensions.TypeVar(
     ],
 )
 
-class ShardServiceStub(typing.Generic[_ShardServiceSearchBatchType, _ShardServiceGetStatusType]):
+_ShardServiceMatchIdsType = typing_extensions.TypeVar(
+    '_ShardServiceMatchIdsType',
+    grpc.UnaryStreamMultiCallable[
+        vitrail.v1.shard_pb2.MatchIdsRequest,
+        vitrail.v1.shard_pb2.MatchIdsResponse,
+    ],
+    grpc.aio.UnaryStreamMultiCallable[
+        vitrail.v1.shard_pb2.MatchIdsRequest,
+        vitrail.v1.shard_pb2.MatchIdsResponse,
+    ],
+    default=grpc.UnaryStreamMultiCallable[
+        vitrail.v1.shard_pb2.MatchIdsRequest,
+        vitrail.v1.shard_pb2.MatchIdsResponse,
+    ],
+)
+
+class ShardServiceStub(typing.Generic[_ShardServiceSearchBatchType, _ShardServiceGetStatusType, _ShardServiceMatchIdsType]):
     @typing.overload
     def __init__(self: ShardServiceStub[
         grpc.UnaryUnaryMultiCallable[
@@ -67,6 +83,10 @@ class ShardServiceStub(typing.Generic[_ShardServiceSearchBatchType, _ShardServic
         grpc.UnaryUnaryMultiCallable[
             vitrail.v1.shard_pb2.GetStatusRequest,
             vitrail.v1.shard_pb2.GetStatusResponse,
+        ],
+        grpc.UnaryStreamMultiCallable[
+            vitrail.v1.shard_pb2.MatchIdsRequest,
+            vitrail.v1.shard_pb2.MatchIdsResponse,
         ],
     ], channel: grpc.Channel) -> None: ...
 
@@ -80,12 +100,19 @@ class ShardServiceStub(typing.Generic[_ShardServiceSearchBatchType, _ShardServic
             vitrail.v1.shard_pb2.GetStatusRequest,
             vitrail.v1.shard_pb2.GetStatusResponse,
         ],
+        grpc.aio.UnaryStreamMultiCallable[
+            vitrail.v1.shard_pb2.MatchIdsRequest,
+            vitrail.v1.shard_pb2.MatchIdsResponse,
+        ],
     ], channel: grpc.aio.Channel) -> None: ...
 
     SearchBatch: _ShardServiceSearchBatchType
     """One batch: the queries of many callers, grouped by what they ask for."""
 
     GetStatus: _ShardServiceGetStatusType
+
+    MatchIds: _ShardServiceMatchIdsType
+    """The ids of all records that meet a filter, page by page."""
 
 ShardServiceAsyncStub: typing_extensions.TypeAlias = ShardServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
@@ -95,6 +122,10 @@ ShardServiceAsyncStub: typing_extensions.TypeAlias = ShardServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
         vitrail.v1.shard_pb2.GetStatusRequest,
         vitrail.v1.shard_pb2.GetStatusResponse,
+    ],
+    grpc.aio.UnaryStreamMultiCallable[
+        vitrail.v1.shard_pb2.MatchIdsRequest,
+        vitrail.v1.shard_pb2.MatchIdsResponse,
     ],
 ]
 
@@ -113,5 +144,13 @@ class ShardServiceServicer(metaclass=abc.ABCMeta):
         request: vitrail.v1.shard_pb2.GetStatusRequest,
         context: _ServicerContext,
     ) -> typing.Union[vitrail.v1.shard_pb2.GetStatusResponse, collections.abc.Awaitable[vitrail.v1.shard_pb2.GetStatusResponse]]: ...
+
+    @abc.abstractmethod
+    def MatchIds(
+        self,
+        request: vitrail.v1.shard_pb2.MatchIdsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[collections.abc.Iterator[vitrail.v1.shard_pb2.MatchIdsResponse], collections.abc.AsyncIterator[vitrail.v1.shard_pb2.MatchIdsResponse]]:
+        """The ids of all records that meet a filter, page by page."""
 
 def add_ShardServiceServicer_to_server(servicer: ShardServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...
