@@ -13,6 +13,7 @@ from vitrail.rpc.deadline import Deadline
 from vitrail.rpc.errors import DeadlineExceeded, Unavailable
 from vitrail.server.fanout import Answer, Fanout, Parameters
 from vitrail.server.topology import Topology
+from vitrail.v1.filter_pb2 import Filter
 
 DEFAULT = Parameters(
     collection_uid=1, space="s", top_k=3, nprobe=0, rerank_factor=0.0, exact=False, attributes=False
@@ -137,7 +138,15 @@ async def test_grouped_by_what_is_asked() -> None:
         first.stop()
         before = here.search()
         await asked(first, 1)
-        one = DEFAULT._replace(top_k=1, nprobe=4, rerank_factor=2.5, exact=True, attributes=True)
+        one = DEFAULT._replace(
+            top_k=1,
+            nprobe=4,
+            rerank_factor=2.5,
+            exact=True,
+            attributes=True,
+            target_recall=0.75,
+            filter=Filter(is_null="price").SerializeToString(),
+        )
         answers = [here.search(EAST), here.search(NORTH, one), here.search(NORTH), here.search(EAST, one)]
         await here.waits(4)
         first.go_on()
@@ -147,7 +156,8 @@ async def test_grouped_by_what_is_asked() -> None:
     default, other = second.requests[1].groups
     assert (default.top_k, default.nprobe, default.exact, len(default.vectors)) == (3, 0, False, 16)
     assert (other.top_k, other.nprobe, other.exact, other.attributes, len(other.vectors)) == (1, 4, True, True, 16)
-    assert other.rerank_factor == 2.5
+    assert (other.rerank_factor, other.target_recall, other.filter.is_null) == (2.5, 0.75, "price")
+    assert not default.HasField("filter")
     assert 0 < other.timeout < 10
 
 

@@ -161,3 +161,13 @@ def test_index_info(
     info = index_info(dict(enumerate(results)), "space")
     assert (info.trained, info.exact, info.nprobe, info.version, info.seq) == (trained, exact, nprobe, version, seq)
     assert info.space == "space"
+
+
+def test_index_info_of_a_filtered_search() -> None:
+    """The largest rerank factor, the smallest recall, and all records that met the filter."""
+    one = GroupResult(rerank_factor=10, recall=0.96875, matching=40)
+    other = GroupResult(rerank_factor=20, recall=0.9375, matching=2)
+    info = index_info({0: one, 1: other, 2: GroupResult(error="expired", recall=0.5, matching=7)}, "space")
+    assert (info.rerank_factor, info.recall, info.matching) == (20, 0.9375, 42)
+    unmeasured = index_info({0: one, 1: GroupResult()}, "space")
+    assert unmeasured.recall == 0

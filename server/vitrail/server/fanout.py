@@ -23,6 +23,7 @@ from vitrail.server import metrics
 from vitrail.server.batching import Batcher, Ticket
 from vitrail.server.merge import Found, Known, ShardHits, coverage, index_info, merge
 from vitrail.server.topology import Shard, Topology, reason
+from vitrail.v1.filter_pb2 import Filter
 from vitrail.v1.search_pb2 import Coverage, IndexInfo
 from vitrail.v1.shard_pb2 import GroupResult, SearchBatchRequest, SearchBatchResponse, SearchGroup
 
@@ -47,6 +48,9 @@ class Parameters(NamedTuple):
     rerank_factor: float
     exact: bool
     attributes: bool
+    target_recall: float = 0.0
+    filter: bytes = b""
+    """A serialized Filter; empty where every record passes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +132,7 @@ class Group:
         self.size += ticket.size
 
     def message(self) -> SearchGroup:
-        uid, _, top_k, nprobe, rerank_factor, exact, attributes = self.parameters
+        uid, _, top_k, nprobe, rerank_factor, exact, attributes, target_recall, condition = self.parameters
         return SearchGroup(
             collection_uid=uid,
             vectors=b"".join(vectors.to_bytes(ticket.item.queries) for ticket in self.tickets),
@@ -137,6 +141,8 @@ class Group:
             rerank_factor=rerank_factor,
             exact=exact,
             attributes=attributes,
+            target_recall=target_recall,
+            filter=Filter.FromString(condition) if condition else None,
             timeout=max(ticket.item.answer_by.remaining for ticket in self.tickets),
         )
 

@@ -92,6 +92,9 @@ def index_info(results: Mapping[int, GroupResult], space: str) -> IndexInfo:
         version="+".join(sorted({result.version for result in answered if result.version})),
         space=space,
         seq=min((result.applied.seq for result in answered), default=0),
+        rerank_factor=max((result.rerank_factor for result in answered), default=0.0),
+        recall=min((result.recall for result in answered), default=0.0),
+        matching=sum(result.matching for result in answered),
     )
 
 
