@@ -3,6 +3,7 @@
 import typer
 
 from vitrail.cli import catalog
+from vitrail.cli.bench.command import bench
 from vitrail.cli.index import index
 from vitrail.cli.processes import server, shard
 from vitrail.cli.search import search
@@ -20,6 +21,7 @@ app = typer.Typer(
 app.command()(index)
 app.command()(search)
 app.command()(stats)
+app.command()(bench)
 app.add_typer(catalog.app, name="collections")
 
 # Commands that run processes of the cluster (`up`, `server`, `shard`): these import their extras when they run.
