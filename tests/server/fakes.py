@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import grpc
@@ -16,11 +16,15 @@ from vitrail.rpc.deadline import Deadline
 from vitrail.rpc.server import Context
 from vitrail.rpc.vectors import FLOAT32, from_bytes
 from vitrail.server.batching import Batcher, R, T
+from vitrail.v1.collection_pb2 import IndexStats
+from vitrail.v1.filter_pb2 import Filter
 from vitrail.v1.log_pb2 import Cursor
 from vitrail.v1.shard_pb2 import (
     GetStatusRequest,
     GetStatusResponse,
     GroupResult,
+    MatchIdsRequest,
+    MatchIdsResponse,
     PartitionStatus,
     SearchBatchRequest,
     SearchBatchResponse,
@@ -74,8 +78,12 @@ class FakeShard(ShardServiceServicer):
         unknown: Uids of collections that it does not know.
         seq: Applied up to here.
         trained: Whether it says that it is.
+        index_stats: What it says of its index.
+        matching: Ids that meet every filter.
+        applied: What it says it has applied, one cursor a time that it is asked for ids; the last one for ever.
         malformed: Whether it answers with a result too many.
         requests: All batches that came, in order.
+        filters: All filters whose ids were asked for, in order.
     """
 
     index: int = 0
@@ -84,6 +92,10 @@ class FakeShard(ShardServiceServicer):
     unknown: set[int] = field(default_factory=set)
     seq: int = 1
     trained: bool = False
+    index_stats: IndexStats = field(default_factory=IndexStats)
+    matching: Sequence[str] = ()
+    applied: list[Cursor] = field(default_factory=lambda: [Cursor()])
+    filters: list[Filter] = field(default_factory=list)
     malformed: bool = False
     requests: list[SearchBatchRequest] = field(default_factory=list)
     address: str = ""
@@ -107,8 +119,21 @@ class FakeShard(ShardServiceServicer):
 
     async def GetStatus(self, request: GetStatusRequest, context: Context) -> GetStatusResponse:  # noqa: N802
         await self._going.wait()
-        partition = PartitionStatus(collection_uid=1, records=len(self.records), applied=Cursor(seq=self.seq))
+        partition = PartitionStatus(
+            collection_uid=1, records=len(self.records), applied=Cursor(seq=self.seq), index=self.index_stats
+        )
         return GetStatusResponse(shard=self.index, shards=self.shards, ready=True, partitions=[partition])
+
+    async def MatchIds(  # noqa: N802
+        self, request: MatchIdsRequest, context: Context
+    ) -> AsyncIterator[MatchIdsResponse]:
+        self.filters.append(request.filter)
+        await self._going.wait()
+        if request.collection_uid in self.unknown:
+            await context.abort(grpc.StatusCode.NOT_FOUND, "unknown collection")
+        applied = self.applied[0] if len(self.applied) == 1 else self.applied.pop(0)
+        for start in range(0, max(1, len(self.matching)), 2):
+            yield MatchIdsResponse(ids=self.matching[start : start + 2], applied=applied)
 
     def _search(self, group: SearchGroup) -> GroupResult:
         if group.collection_uid in self.unknown:

@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from tests.server.fakes import in_time
+from tests.server.fakes import FakeShard, in_time, serving
 from vitrail.rpc.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, VitrailError
 from vitrail.server.collections import CollectionService
 from vitrail.server.journal import Journal
@@ -13,6 +13,8 @@ from vitrail.v1.collection_pb2 import (
     DeleteCollectionRequest,
     GetCollectionRequest,
     GetCollectionStatsRequest,
+    IndexOptions,
+    IndexStats,
     ListCollectionsRequest,
     UpdateCollectionRequest,
 )
@@ -71,6 +73,8 @@ async def test_what_a_collection_is_made_of(
         ({"metric": 99}, InvalidArgument, "metric"),
         ({"train_at": 38}, InvalidArgument, "train_at"),
         ({"train_at": -1}, InvalidArgument, "train_at"),
+        ({"index": IndexOptions(lists=0)}, InvalidArgument, "index.lists"),
+        ({"index": IndexOptions(components=3)}, InvalidArgument, "index.components"),
         ({"attributes": {"n": 99}}, InvalidArgument, "attributes.n"),
         ({"name": "taken"}, AlreadyExists, ""),
     ],
@@ -95,6 +99,43 @@ async def test_what_is_given_is_changed(service: CollectionService) -> None:
     made.attributes["m"] = STRING
     assert changed == made
     assert (await service.GetCollection(GetCollectionRequest(name="c"), CONTEXT)).collection == made
+
+
+async def test_index_options(service: CollectionService) -> None:
+    """They are kept as they were given, and replaced as a whole."""
+    made = await create(service, index=IndexOptions(lists=64, nprobe=8))
+    assert made.index == IndexOptions(lists=64, nprobe=8)
+    request = UpdateCollectionRequest(name="c", index=IndexOptions(target_recall=0.75))
+    assert (await service.UpdateCollection(request, CONTEXT)).collection.index == IndexOptions(target_recall=0.75)
+    request = UpdateCollectionRequest(name="c", thumbnails=True)
+    assert (await service.UpdateCollection(request, CONTEXT)).collection.index == IndexOptions(target_recall=0.75)
+    found = (await service.GetCollection(GetCollectionRequest(name="c"), CONTEXT)).collection
+    assert found.index == IndexOptions(target_recall=0.75)
+
+
+async def test_index_options_that_do_not_fit_the_collection(service: CollectionService) -> None:
+    """Components are bounded by its dimension, which is an embedder's own; nothing changes."""
+    await create(service, dimension=0, index=IndexOptions(components=8))
+    request = UpdateCollectionRequest(name="c", index=IndexOptions(components=9))
+    with pytest.raises(InvalidArgument) as caught:
+        await service.UpdateCollection(request, CONTEXT)
+    assert caught.value.field == "index.components"
+    found = (await service.GetCollection(GetCollectionRequest(name="c"), CONTEXT)).collection
+    assert found.index == IndexOptions(components=8)
+
+
+async def test_what_a_partition_says_of_its_index(journal: Journal) -> None:
+    """It comes with the stats as the shard gave it."""
+    index = IndexStats(reason="64 lists", recall=0.96875, samples=100, dead_rows=3, index_bytes=5, disk_bytes=7)
+    shard = FakeShard(index_stats=index)
+    embedder: Any = NoEmbedder()
+    async with serving(shard):
+        topology = Topology([shard.address])
+        service = CollectionService(journal, embedder, topology, "127.0.0.1:9090")
+        await create(service)
+        stats = await service.GetCollectionStats(GetCollectionStatsRequest(name="c"), CONTEXT)
+        await topology.close()
+    assert [partition.index for partition in stats.partitions] == [index]
 
 
 async def test_a_change_keeps_what_a_write_has_fixed_meanwhile(service: CollectionService, journal: Journal) -> None:

@@ -1,13 +1,15 @@
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
 
 from vitrail.rpc.errors import EmbeddingSpaceMismatch, InvalidArgument, VitrailError
 from vitrail.server import validate
-from vitrail.v1.collection_pb2 import Collection
+from vitrail.v1.collection_pb2 import Collection, IndexOptions
+from vitrail.v1.filter_pb2 import Filter
 from vitrail.v1.search_pb2 import SearchParameters, SearchRequest
-from vitrail.v1.types_pb2 import Metric, Value, Vector, VectorArray
+from vitrail.v1.types_pb2 import AttributeType, Metric, Value, Vector, VectorArray
 
 COSINE = Collection(name="c", dimension=2, metric=Metric.METRIC_COSINE, space="lite0:1")
 EUCLIDEAN = Collection(name="c", dimension=2, metric=Metric.METRIC_EUCLIDEAN)
@@ -53,6 +55,11 @@ WRONG: dict[str, tuple[Callable[[], object], type[VitrailError], str]] = {
         lambda: validate.parameters(search(rerank_factor=np.nan), COSINE, 1),
         InvalidArgument,
         "parameters.rerank_factor",
+    ),
+    "a filter on nothing": (
+        lambda: validate.parameters(SearchRequest(filter="price < 80"), COSINE, 1),
+        InvalidArgument,
+        "filter",
     ),
     "a score of NaN": (lambda: validate.min_score(SearchRequest(min_score=np.nan)), InvalidArgument, "min_score"),
     "coverage 1.1": (lambda: validate.min_coverage(SearchRequest(min_coverage=1.1)), InvalidArgument, "min_coverage"),
@@ -167,6 +174,43 @@ def test_what_is_wrong_is_refused_with_its_field(what: str) -> None:
     assert getattr(caught.value, "field", None) == field
 
 
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"target_recall": 0.0},
+        {"target_recall": -0.5},
+        {"target_recall": 1.0},
+        {"target_recall": np.nan},
+        {"target_recall": 0.9, "nprobe": 4},
+        {"target_recall": 0.9, "rerank_factor": 4},
+        {"target_recall": 0.9, "exact": True},
+    ],
+)
+def test_a_target_recall_is_a_share_and_stands_alone(parameters: dict[str, float]) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        validate.parameters(search(**parameters), COSINE, 1)
+    assert caught.value.field == "parameters.target_recall"
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("components", [1, 65, -1]),
+        ("lists", [0, 65_537]),
+        ("code_bytes", [0, 4097]),
+        ("bits", [0, 5, 16]),
+        ("nprobe", [0, 65_537]),
+        ("rerank_factor", [0.5, np.nan]),
+        ("target_recall", [0.0, 1.0, np.nan]),
+    ],
+)
+def test_index_options_are_bounded(name: str, values: Sequence[Any]) -> None:
+    for value in values:
+        with pytest.raises(InvalidArgument) as caught:
+            validate.index_options(IndexOptions(**{name: value}), 64)
+        assert caught.value.field == f"index.{name}"
+
+
 def test_what_is_right_passes() -> None:
     """Values at the limits, a zero vector where it is a point like any other, and what is not given."""
     np.testing.assert_array_equal(validate.vector(vector(0, 0), EUCLIDEAN, "v"), [0, 0])
@@ -184,6 +228,21 @@ def test_what_is_right_passes() -> None:
     validate.collection_name("x" * 128)
     validate.uri("x" * 4096, "uri")
     assert validate.parameters(search(nprobe=7), COSINE, 5).nprobe == 7
+    assert validate.parameters(search(target_recall=0.75), COSINE, 5).target_recall == 0.75
+    assert validate.parameters(search(), COSINE, 5).filter == b""
+    priced = Collection(attributes={"price": AttributeType.ATTRIBUTE_TYPE_FLOAT})
+    condition = validate.parameters(SearchRequest(filter="price IS NULL"), priced, 5).filter
+    assert Filter.FromString(condition).is_null == "price"
+    limits: dict[str, Any] = {
+        "components": 64,
+        "lists": 65_536,
+        "code_bytes": 4096,
+        "bits": 8,
+        "nprobe": 1,
+        "target_recall": 0.5,
+    }
+    validate.index_options(IndexOptions(**limits, rerank_factor=1), 64)
+    validate.index_options(IndexOptions(), 2)
     validate.record_id("x" * 512, "id")
 
 

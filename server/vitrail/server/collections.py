@@ -53,6 +53,9 @@ class CollectionService(CollectionServiceServicer):
             self._use_embedder(collection, request)
         else:
             collection.dimension = validate.dimension(request.dimension)
+        if request.HasField("index"):
+            validate.index_options(request.index, collection.dimension)
+            collection.index.CopyFrom(request.index)
         collection.create_time.GetCurrentTime()
         created = await self._journal.change_catalog(self._journal.store.create_collection, collection)
         return CreateCollectionResponse(collection=created)
@@ -71,9 +74,10 @@ class CollectionService(CollectionServiceServicer):
         validate.attribute_types(request.attributes)
         if request.HasField("train_at"):
             validate.train_at(request.train_at)
-        uid = self._journal.catalog.get(request.name, field="name").uid
+        collection = self._journal.catalog.get(request.name, field="name")
+        validate.index_options(request.index, collection.dimension)
         change = partial(_change, request)
-        changed = await self._journal.change_catalog(self._journal.store.update_collection, uid, change)
+        changed = await self._journal.change_catalog(self._journal.store.update_collection, collection.uid, change)
         return UpdateCollectionResponse(collection=changed)
 
     async def DeleteCollection(  # noqa: N802
@@ -120,6 +124,8 @@ def _change(request: UpdateCollectionRequest, collection: Collection) -> None:
         collection.train_at = request.train_at
     if request.HasField("thumbnails"):
         collection.thumbnails = request.thumbnails
+    if request.HasField("index"):
+        collection.index.CopyFrom(request.index)
     for name, kind in request.attributes.items():
         if collection.attributes.get(name, kind) != kind:
             raise FailedPrecondition("its type is fixed already", field=f"attributes.{name}")
@@ -140,4 +146,6 @@ def _stats(shard: Shard, uid: int) -> PartitionStats:
         stats.version = partition.version
         stats.recipe = partition.recipe
         stats.nprobe = partition.nprobe
+        if partition.HasField("index"):
+            stats.index.CopyFrom(partition.index)
     return stats

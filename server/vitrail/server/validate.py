@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from vitrail.rpc import vectors
 from vitrail.rpc.attributes import NAMES_OF_TYPES
 from vitrail.rpc.errors import EmbeddingSpaceMismatch, InvalidArgument
+from vitrail.server import filters
 from vitrail.server.fanout import Parameters
-from vitrail.v1.collection_pb2 import Collection
+from vitrail.v1.collection_pb2 import Collection, IndexOptions
 from vitrail.v1.search_pb2 import BatchSearchRequest, SearchRequest
 from vitrail.v1.types_pb2 import Metric, Value, Vector, VectorArray
 
@@ -29,6 +30,9 @@ MIN_DIMENSION, MAX_DIMENSION = 2, 4096
 # Fewer points than this a list, and lists are noise (39 a list, and one list at least).
 MIN_TRAIN_AT = 39
 DEFAULT_TRAIN_AT = 10_000
+MAX_LISTS = 65_536
+MAX_RERANK_FACTOR = 1000.0
+MAX_CODE_BYTES = 4096
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 ATTRIBUTE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 
@@ -39,12 +43,22 @@ N = TypeVar("N", int, float)
 
 
 def parameters(request: SearchRequest | BatchSearchRequest, collection: Collection, top_k: int) -> Parameters:
-    """What a search asks of the shards."""
+    """What a search asks of the shards.
+
+    Raises:
+        InvalidArgument: A parameter or the filter is wrong, or parameters exclude each other.
+    """
     given = request.parameters
-    nprobe = _within(given.nprobe, 1, 65_536, "parameters.nprobe") if given.HasField("nprobe") else 0
+    nprobe = _within(given.nprobe, 1, MAX_LISTS, "parameters.nprobe") if given.HasField("nprobe") else 0
     factor = 0.0
     if given.HasField("rerank_factor"):
-        factor = _within(given.rerank_factor, 1.0, 1000.0, "parameters.rerank_factor")
+        factor = _within(given.rerank_factor, 1.0, MAX_RERANK_FACTOR, "parameters.rerank_factor")
+    target = 0.0
+    if given.HasField("target_recall"):
+        target = target_recall(given.target_recall, "parameters.target_recall")
+        if nprobe or factor or given.exact:
+            said = "give either a target recall, or nprobe and rerank factor, or exact"
+            raise InvalidArgument(said, field="parameters.target_recall")
     return Parameters(
         collection_uid=collection.uid,
         space=collection.space,
@@ -53,7 +67,15 @@ def parameters(request: SearchRequest | BatchSearchRequest, collection: Collecti
         rerank_factor=factor,
         exact=given.exact,
         attributes=request.return_fields.attributes,
+        target_recall=target,
+        filter=filters.serialized(request.filter, collection.attributes) if request.filter else b"",
     )
+
+
+def target_recall(value: float, field: str) -> float:
+    if not 0 < value < 1:  # also true for NaN
+        raise InvalidArgument(f"must be above 0 and below 1, not {value:,}", field=field)
+    return value
 
 
 def top_k(request: SearchRequest | BatchSearchRequest) -> int:
@@ -195,6 +217,24 @@ def dimension(value: int) -> int:
 
 def train_at(value: int) -> int:
     return _within(value, MIN_TRAIN_AT, 2**31 - 1, "train_at")
+
+
+def index_options(options: IndexOptions, dimension: int) -> None:
+    """Check what a collection says of its trained index."""
+    bounds: dict[str, tuple[float, float]] = {
+        "components": (MIN_DIMENSION, dimension),
+        "lists": (1, MAX_LISTS),
+        "code_bytes": (1, MAX_CODE_BYTES),
+        "nprobe": (1, MAX_LISTS),
+        "rerank_factor": (1.0, MAX_RERANK_FACTOR),
+    }
+    for descriptor, value in options.ListFields():
+        if descriptor.name in bounds:
+            _within(value, *bounds[descriptor.name], f"index.{descriptor.name}")
+    if options.HasField("bits") and options.bits not in (4, 8):
+        raise InvalidArgument(f"must be 4 or 8, not {options.bits}", field="index.bits")
+    if options.HasField("target_recall"):
+        target_recall(options.target_recall, "index.target_recall")
 
 
 def page_size(value: int) -> int:
