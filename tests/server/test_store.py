@@ -166,6 +166,21 @@ def test_deleting_an_id_twice_counts_once(store: Store, uid: int) -> None:
     assert (again.deleted, again.seq, store.heads()[uid]) == (0, 0, (0, 4))
 
 
+def test_what_was_written_after_its_deletion_was_decided_stays(store: Store, uid: int) -> None:
+    """Each delete of a transaction is bounded by the `seq` at which its own ids were found."""
+    written(store, Write(uid, [record("a"), record("b"), record("c"), record("d")]))
+    written(store, Write(uid, [record("b", None)], ["c"]))
+    early, late = written(
+        store,
+        Write(uid, deletes=["a", "b", "c", "never"], deletes_as_of=4),
+        Write(uid, deletes=["b"], deletes_as_of=5),
+    )
+    assert (early.deleted, early.seq) == (1, 7)
+    assert (late.deleted, late.seq) == (1, 8)
+    assert store.heads()[uid] == (1, 8)
+    assert store.get(uid, ["a", "b", "c", "d"]).keys() == {"d"}
+
+
 def test_records_are_listed_by_id(store: Store, uid: int) -> None:
     """In the order of their bytes, page by page, without what was deleted and without other collections."""
     names = ["ü", "b", "a", "Z", "日", "c", "aa"]

@@ -83,7 +83,12 @@ async def _parts(
     timeout = config.default_timeout
     for register, servicer, module, name in (
         (add_SearchServiceServicer_to_server, SearchService(journal, queries, fanout, timeout), search_pb2, "Search"),
-        (add_RecordServiceServicer_to_server, RecordService(journal, pipeline, timeout), record_pb2, "Record"),
+        (
+            add_RecordServiceServicer_to_server,
+            RecordService(journal, pipeline, topology, timeout),
+            record_pb2,
+            "Record",
+        ),
         (
             add_CollectionServiceServicer_to_server,
             CollectionService(journal, embedder, topology, metrics_address),

@@ -8,13 +8,15 @@ from vitrail.rpc import vectors
 from vitrail.rpc.deadline import Deadline
 from vitrail.rpc.errors import InvalidArgument, NotFound, VitrailError
 from vitrail.rpc.server import Context
-from vitrail.server import validate
+from vitrail.server import filters, validate
 from vitrail.server.deadlines import deadline_of
 from vitrail.server.embedding import Pipeline
 from vitrail.server.journal import Journal
+from vitrail.server.matching import match
 from vitrail.server.queries import stored_vector
 from vitrail.server.service import ITEM_ERRORS, item_error
 from vitrail.server.store import NewRecord, StoredRecord, Write
+from vitrail.server.topology import Topology
 from vitrail.v1.collection_pb2 import Collection
 from vitrail.v1.record_pb2 import (
     DeleteRecordsRequest,
@@ -44,9 +46,10 @@ Outcome = NewRecord | VitrailError
 class RecordService(RecordServiceServicer):
     """Writes records to the store and reads them back."""
 
-    def __init__(self, journal: Journal, pipeline: Pipeline, default_timeout: float) -> None:
+    def __init__(self, journal: Journal, pipeline: Pipeline, topology: Topology, default_timeout: float) -> None:
         self._journal = journal
         self._pipeline = pipeline
+        self._topology = topology
         self._default_timeout = default_timeout
 
     async def UpsertRecords(self, request: UpsertRecordsRequest, context: Context) -> UpsertRecordsResponse:  # noqa: N802
@@ -101,10 +104,34 @@ class RecordService(RecordServiceServicer):
     async def DeleteRecords(self, request: DeleteRecordsRequest, context: Context) -> DeleteRecordsResponse:  # noqa: N802
         deadline = deadline_of(context, self._default_timeout)
         collection = self._journal.catalog.get(request.collection)
+        if request.filter:
+            if request.ids:
+                raise InvalidArgument("give either ids or a filter", field="filter")
+            return await self._delete_matching(request.filter, collection, deadline)
+        if not request.ids:
+            raise InvalidArgument("give ids or a filter", field="ids")
         if len(request.ids) > validate.MAX_RECORDS:
             raise InvalidArgument(f"more than {validate.MAX_RECORDS:,} in one call", field="ids")
         written = await self._journal.write(Write(collection.uid, deletes=list(request.ids)), deadline)
         return DeleteRecordsResponse(seq=written.seq, deleted=written.deleted)
+
+    async def _delete_matching(self, text: str, collection: Collection, deadline: Deadline) -> DeleteRecordsResponse:
+        """Delete all records that meet a filter, as the shards know them.
+
+        All ids are found before any is deleted. More than 10,000 are deleted in several transactions: where the time
+        is over between two of them, those before are deleted.
+        """
+        condition = filters.parse(text, collection.attributes)
+        matches = await match(self._journal, self._topology, collection.uid, condition, deadline)
+        response = DeleteRecordsResponse()
+        for found in matches:
+            for start in range(0, len(found.ids), validate.MAX_RECORDS):
+                ids = found.ids[start : start + validate.MAX_RECORDS]
+                write = Write(collection.uid, deletes=ids, deletes_as_of=found.seq)
+                written = await self._journal.write(write, deadline)
+                response.seq = max(response.seq, written.seq)
+                response.deleted += written.deleted
+        return response
 
     async def _prepare(
         self, records: Sequence[RecordInput], collection: Collection, deadline: Deadline

@@ -56,6 +56,8 @@ class Write:
     collection_uid: int
     upserts: Sequence[NewRecord] = ()
     deletes: Sequence[str] = ()
+    deletes_as_of: int | None = None
+    """The `seq` at which the ids were found: what was written after it is not deleted."""
 
     def __len__(self) -> int:
         return len(self.upserts) + len(self.deletes)
@@ -275,6 +277,9 @@ def _write(connection: sa.Connection, write: Write) -> Written | NotFound:
     known = _known(connection, uid, [*(record.id for record in write.upserts), *write.deletes])
     upserts = _accepted(write.upserts, collection, known, written)
     deletes = [record_id for record_id in dict.fromkeys(write.deletes) if known.get(record_id)]
+    if write.deletes_as_of is not None:
+        changed = _changed(connection, uid, deletes, write.deletes_as_of)
+        deletes = [record_id for record_id in deletes if record_id not in changed]
     written.deleted = len(deletes)
     if written.catalog_changed:
         _define(connection, collection)
@@ -374,6 +379,17 @@ def _known(connection: sa.Connection, uid: int, ids: Sequence[str]) -> dict[str,
         )
         known.update((record_id, not deleted) for record_id, deleted in connection.execute(query))
     return known
+
+
+def _changed(connection: sa.Connection, uid: int, ids: Sequence[str], after: int) -> set[str]:
+    """Of some ids, those that were written after a `seq`."""
+    changed: set[str] = set()
+    for part in _parts(ids):
+        query = sa.select(records.c.id).where(
+            records.c.collection_uid == uid, records.c.id.in_(part), records.c.seq > after
+        )
+        changed.update(connection.execute(query).scalars())
+    return changed
 
 
 def _live(uid: int, vectors: bool, thumbnails: bool) -> "sa.Select[Any]":
