@@ -91,7 +91,7 @@ async def asked(shard: FakeShard, batches: int) -> None:
 
 
 def ids(answer: Answer) -> list[list[str]]:
-    return [[hit.id for hit in hits] for hits in answer.hits]
+    return [hits.ids for hits in answer.hits]
 
 
 def missing(answer: Answer) -> dict[int, str]:
@@ -103,12 +103,13 @@ async def test_all_shards_together() -> None:
     async with searching(*two_shards()) as here:
         answer = await here.search()
     assert ids(answer) == [["a", "b", "c"]]
-    assert [-hit.negative_score for hit in answer.hits[0]] == pytest.approx([1.0, 0.8, 0.1])
+    assert answer.hits[0].scores == pytest.approx([1.0, 0.8, 0.1])
     covered, index = answer.coverage, answer.index
     assert (covered.shards_searched, covered.shards_total, covered.records_searched) == (2, 2, 4)
     assert covered.fraction == 1.0
     assert (index.space, index.seq, index.exact, index.trained, index.version) == ("s", 5, True, False, "v0+v1")
-    assert min(answer.wait, answer.fanout, answer.shard, answer.merge) >= 0
+    times = answer.timings
+    assert min(times.search_wait, times.fanout, times.shard, times.merge) >= 0
 
 
 async def test_one_batch_in_flight() -> None:

@@ -1,6 +1,6 @@
 """Merging and coverage as tables. Shards are separated by bars, as in "a:9 b:7 | c:8"."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pytest
@@ -8,13 +8,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vitrail.rpc.vectors import FLOAT32
-from vitrail.server.merge import Found, Known, ShardHits, coverage, index_info, merge
+from vitrail.server.merge import Hits, Known, coverage, fits, index_info, merge
 from vitrail.v1.log_pb2 import Cursor
 from vitrail.v1.shard_pb2 import GroupResult
 
+Scored = tuple[str, float]
 
-def found(text: str) -> list[Found]:
-    return [Found(-float(score), name) for name, score in (word.split(":") for word in text.split())]
+
+def found(*queries: Sequence[Scored]) -> GroupResult:
+    """What a shard found for each query, in its own order."""
+    hits = [hit for query in queries for hit in query]
+    scores = np.array([score for _, score in hits], FLOAT32)
+    return GroupResult(
+        counts=[len(query) for query in queries], ids=[name for name, _ in hits], scores=scores.tobytes()
+    )
+
+
+def scored(text: str) -> list[Scored]:
+    return [(name, float(score)) for name, score in (word.split(":") for word in text.split())]
 
 
 @pytest.mark.parametrize(
@@ -39,37 +50,59 @@ def found(text: str) -> list[Found]:
 )
 def test_merge(shards: str, k: int, merged: str) -> None:
     """The best come first: by score, then by id."""
-    assert [hit.id for hit in merge([found(part) for part in shards.split("|")], k)] == merged.split()
+    (hits,) = merge([found(scored(part)) for part in shards.split("|")], k)
+    assert hits.ids == merged.split()
 
 
 SCORES = st.sampled_from([-np.inf, -2.0, -1.0, -0.0, 0.0, 0.5, 1.0]) | st.floats(-1, 1, width=32)
 
 
 @given(
-    records=st.dictionaries(st.text(max_size=3), st.tuples(st.integers(0, 3), SCORES), max_size=30),
+    queries=st.lists(
+        st.dictionaries(st.text(max_size=3), st.tuples(st.integers(0, 3), SCORES), max_size=30), min_size=1, max_size=4
+    ),
     k=st.integers(1, 8),
 )
-def test_merging_equals_sorting_everything(records: dict[str, tuple[int, float]], k: int) -> None:
-    """The k best of each shard merged are the k best of all records, however they are spread."""
-    everything = sorted((-score, name) for name, (_, score) in records.items())
+def test_merging_equals_sorting_everything(queries: list[dict[str, tuple[int, float]]], k: int) -> None:
+    """For each query the k best of each shard merged are the k best of all records, however they are spread."""
+
+    def best(records: Iterable[Scored]) -> list[Scored]:
+        return sorted(records, key=lambda hit: (-hit[1], hit[0]))[:k]
+
+    everything = [best((name, score) for name, (_, score) in records.items()) for records in queries]
     parts = [
-        sorted(Found(-score, name) for name, (shard, score) in records.items() if shard == one)[:k] for one in range(4)
+        found(*(best((name, score) for name, (at, score) in records.items() if at == shard) for records in queries))
+        for shard in range(4)
     ]
-    assert [(hit.negative_score, hit.id) for hit in merge(parts, k)] == everything[:k]
+    assert [list(zip(hits.ids, hits.scores, strict=True)) for hits in merge(parts, k)] == everything
 
 
-@pytest.mark.parametrize("attributes", [[], [b"x", b"", b"z"]])
-def test_hits_are_unpacked(attributes: list[bytes]) -> None:
-    """Packed hits come apart query by query, also where one found nothing."""
-    scores = np.array([0.5, 0.25, -1.0], FLOAT32)
-    result = GroupResult(counts=[2, 0, 1], ids=["a", "b", "c"], scores=scores.tobytes(), attributes=attributes)
-    hits = ShardHits.of(result)
-    x, y, z = attributes or [b"", b"", b""]
-    assert [hits.query(index) for index in range(3)] == [
-        [Found(-0.5, "a", x), Found(-0.25, "b", y)],
-        [],
-        [Found(1.0, "c", z)],
+def test_attributes_go_with_their_hits() -> None:
+    """Each query's hits keep what came with them, also where a shard found nothing for it."""
+    first, second = found(scored("a:0.5 b:0.25"), [], scored("c:-1")), found([], [], scored("d:1"))
+    first.attributes.extend([b"x", b"", b"z"])
+    second.attributes.append(b"w")
+    assert merge([first, second], 2) == [
+        Hits(["a", "b"], [0.5, 0.25], [b"x", b""]),
+        Hits([], [], []),
+        Hits(["d", "c"], [1.0, -1.0], [b"w", b"z"]),
     ]
+
+
+@pytest.mark.parametrize(
+    ("result", "queries", "fitting"),
+    [
+        (found(scored("a:1 b:2"), []), 2, True),
+        (found(scored("a:1 b:2"), []), 1, False),
+        (GroupResult(counts=[2], ids=["a"], scores=bytes(8)), 1, False),
+        (GroupResult(counts=[1], ids=["a"], scores=bytes(3)), 1, False),
+        (GroupResult(counts=[1], ids=["a"], scores=bytes(4), attributes=[b"x"]), 1, True),
+        (GroupResult(counts=[1], ids=["a"], scores=bytes(4), attributes=[b"", b""]), 1, False),
+    ],
+)
+def test_answers_of_another_shape(result: GroupResult, queries: int, fitting: bool) -> None:
+    """Counts, ids and scores must belong together before they are taken apart."""
+    assert fits(result, queries) == fitting
 
 
 def known(text: str) -> list[Known]:

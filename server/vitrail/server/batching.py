@@ -109,11 +109,12 @@ class Batcher(Generic[T, R]):
         self._size += size
         self._depth.set(self._size)
         self._arrived.set()
+        overdue = DeadlineExceeded(f"no time left in the {self._name} queue")
+        timer = loop.call_later(deadline.remaining, ticket.fail, overdue)
         try:
-            async with asyncio.timeout(deadline.remaining):
-                return await ticket.future
-        except TimeoutError as error:
-            raise DeadlineExceeded(f"no time left in the {self._name} queue") from error
+            return await ticket.future
+        finally:
+            timer.cancel()
 
     async def run(self) -> None:
         """Own the queue until cancelled."""

@@ -21,10 +21,10 @@ from vitrail.rpc.deadline import Deadline
 from vitrail.rpc.errors import DeadlineExceeded, Unavailable, VitrailError
 from vitrail.server import metrics
 from vitrail.server.batching import Batcher, Ticket
-from vitrail.server.merge import Found, Known, ShardHits, coverage, index_info, merge
+from vitrail.server.merge import Hits, Known, coverage, fits, index_info, merge
 from vitrail.server.topology import Shard, Topology, reason
 from vitrail.v1.filter_pb2 import Filter
-from vitrail.v1.search_pb2 import Coverage, IndexInfo
+from vitrail.v1.search_pb2 import Coverage, IndexInfo, Timings
 from vitrail.v1.shard_pb2 import GroupResult, SearchBatchRequest, SearchBatchResponse, SearchGroup
 
 # A batch is overdue after this many times the recent 95th percentile, within these bounds.
@@ -65,15 +65,12 @@ class Search:
 
 @dataclass(slots=True)
 class Answer:
-    """Hits of each query, best first, and how they were found. Times in seconds."""
+    """Hits of each query, best first, and how they were found."""
 
-    hits: list[list[Found]]
+    hits: list[Hits]
     coverage: Coverage
     index: IndexInfo
-    wait: float
-    fanout: float
-    shard: float
-    merge: float
+    timings: Timings
 
 
 SearchTicket = Ticket[Search, Answer]
@@ -203,13 +200,20 @@ class Batch:
         except grpc.aio.AioRpcError as error:
             self._fail(shard, reason(error))
             return
-        if len(response.results) != len(self._groups):
+        if not self._fits(response):
             self._fail(shard, "malformed answer")
             return
         self._responses[shard.index] = response
         for group, result in zip(self._groups, response.results, strict=True):
             if not result.error:
                 shard.records[group.parameters.collection_uid] = result.records
+
+    def _fits(self, response: SearchBatchResponse) -> bool:
+        """Whether the answer has the shape of the question: one result a group, one count a query."""
+        return len(response.results) == len(self._groups) and all(
+            result.error or fits(result, group.size)
+            for group, result in zip(self._groups, response.results, strict=True)
+        )
 
     def _fail(self, shard: Shard, why: str) -> None:
         self._failures[shard.index] = why
@@ -230,24 +234,25 @@ class Batch:
                 group.tickets[index].fail(error)
             return
         answered = time.monotonic()
-        hits = [ShardHits.of(result) for result in results.values() if not result.error]
+        searched = [result for result in results.values() if not result.error]
+        hits = merge(searched, group.parameters.top_k) if searched else [Hits([], [], [])] * group.size
         covered = coverage([self._known(shard, group, results) for shard in self._shards])
         info = index_info(results, group.parameters.space)
         seconds = max(result.seconds for result in results.values())
+        merged = time.monotonic() - answered
         for index in due:
             ticket, start = group.tickets[index], group.starts[index]
-            top_k = group.parameters.top_k
-            queries = range(start, start + ticket.size)
-            merged = [merge([part.query(query) for part in hits], top_k) for query in queries]
             ticket.answer(
                 Answer(
-                    hits=merged,
+                    hits=hits[start : start + ticket.size],
                     coverage=covered,
                     index=info,
-                    wait=self.start - ticket.queued,
-                    fanout=answered - self.start,
-                    shard=seconds,
-                    merge=time.monotonic() - answered,
+                    timings=Timings(
+                        search_wait=self.start - ticket.queued,
+                        fanout=answered - self.start,
+                        shard=seconds,
+                        merge=merged,
+                    ),
                 )
             )
 

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,7 @@ from vitrail.v1.types_pb2 import Metric
 BETA, GAMMA = 0.75, 0.15
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Target:
     """A vector float32 [d], of length 1 for cosine; records that are no hits; seconds of each step."""
 
@@ -55,7 +55,7 @@ class Queries:
         else:
             target = await self._one(query, collection, deadline, field)
         if collection.metric == Metric.METRIC_COSINE:
-            target = replace(target, vector=_unit(target.vector, field))
+            target.vector = _unit(target.vector, field)
         return target
 
     async def _one(self, given: Query | Example, collection: Collection, deadline: Deadline, field: str) -> Target:
@@ -124,5 +124,4 @@ def _mean(targets: Sequence[Target], collection: Collection) -> NDArray[np.float
 def _unit(vector: NDArray[np.float32], field: str) -> NDArray[np.float32]:
     if not vector.any():
         raise InvalidArgument("the examples cancel each other", field=field)
-    normalized: NDArray[np.float32] = validate.unit(vector[np.newaxis])[0]
-    return normalized
+    return validate.unit_vector(vector)

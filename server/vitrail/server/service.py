@@ -15,7 +15,7 @@ from vitrail.server import metrics, validate
 from vitrail.server.deadlines import deadline_of
 from vitrail.server.fanout import Answer, Fanout, Parameters
 from vitrail.server.journal import Journal
-from vitrail.server.merge import Found
+from vitrail.server.merge import Hits
 from vitrail.server.queries import Queries, Target, stored_vector
 from vitrail.server.store import StoredRecord
 from vitrail.v1.collection_pb2 import Collection
@@ -33,7 +33,7 @@ from vitrail.v1.search_pb2_grpc import SearchServiceServicer
 from vitrail.v1.types_pb2 import Attributes, ItemError, Metric, Vector
 
 # The steps of a search as they stand in `Timings`, each with its histogram.
-STEPS = [(field.name, metrics.STEP_SECONDS.labels(field.name)) for field in Timings.DESCRIPTOR.fields]
+STEPS = {field.name: metrics.STEP_SECONDS.labels(field.name) for field in Timings.DESCRIPTOR.fields}
 # What is wrong with one item alone. Anything else (a full queue, no time left) is the whole call's.
 ITEM_ERRORS = (InvalidArgument, NotFound, FailedPrecondition)
 
@@ -56,7 +56,8 @@ class SearchService(SearchServiceServicer):
         target = await self._queries.resolve(request.query, collection, deadline, "query")
         answer = await self._ask(parameters, [target], deadline)
         wanted.check_coverage(answer)
-        (response,) = await self._responses(wanted, collection, [target], answer)
+        response = SearchResponse()
+        await self._fill([response], wanted, collection, [target], answer)
         response.timings.total = time.monotonic() - start
         _observe(response)
         return response
@@ -68,23 +69,24 @@ class SearchService(SearchServiceServicer):
         wanted = Wanted.of(request)
         parameters = validate.parameters(request, collection, wanted.top_k)
         outcomes = await self._targets(request, collection, wanted, deadline)
+        batch = BatchSearchResponse(results=map(_result, range(len(outcomes)), outcomes))
         targets = [target for target in outcomes if isinstance(target, Target)]
-        responses: list[SearchResponse] = []
         if targets:
             answer = await self._ask(parameters, targets, deadline)
             wanted.check_coverage(answer)
-            responses = await self._responses(wanted, collection, targets, answer)
-        for response in responses:
-            response.timings.total = time.monotonic() - start
-        if responses:
+            responses = [result.response for result in batch.results if not result.HasField("error")]
+            await self._fill(responses, wanted, collection, targets, answer)
+            for response in responses:
+                response.timings.total = time.monotonic() - start
             _observe(responses[0])
-        return BatchSearchResponse(results=_results(outcomes, responses))
+        return batch
 
     async def _ask(self, parameters: Parameters, targets: Sequence[Target], deadline: Deadline) -> Answer:
         """Ask the shards, for as many hits more as may be left out again."""
         more = max(len(target.left_out) for target in targets)
-        queries = np.stack([target.vector for target in targets])
-        return await self._fanout.search(parameters._replace(top_k=parameters.top_k + more), queries, deadline)
+        if more:
+            parameters = parameters._replace(top_k=parameters.top_k + more)
+        return await self._fanout.search(parameters, np.array([target.vector for target in targets]), deadline)
 
     async def _targets(
         self, request: BatchSearchRequest, collection: Collection, wanted: "Wanted", deadline: Deadline
@@ -109,33 +111,35 @@ class SearchService(SearchServiceServicer):
             for row, text in zip(rows, wrong, strict=True)
         ]
 
-    async def _responses(
-        self, wanted: "Wanted", collection: Collection, targets: Sequence[Target], answer: Answer
-    ) -> list[SearchResponse]:
-        """One response a target."""
-        kept = [wanted.keep(found, target) for found, target in zip(answer.hits, targets, strict=True)]
+    async def _fill(
+        self,
+        responses: Sequence[SearchResponse],
+        wanted: "Wanted",
+        collection: Collection,
+        targets: Sequence[Target],
+        answer: Answer,
+    ) -> None:
+        """Write one answer a target where it will be sent from: to copy messages into others costs as much again."""
+        kept = [wanted.keep(hits, target) for hits, target in zip(answer.hits, targets, strict=True)]
         stored: Mapping[str, StoredRecord] = {}
         if wanted.needs_store:
-            ids = list({hit.id for hits in kept for hit in hits})
+            ids = list({id for hits in kept for id in hits.ids})
             content = {"vectors": wanted.fields.vector, "thumbnails": wanted.fields.thumbnail}
             stored = await self._journal.read(self._journal.store.get, collection.uid, ids, **content)
-        return [
-            SearchResponse(
-                hits=[wanted.hit(found, stored.get(found.id), collection) for found in hits],
-                coverage=answer.coverage,
-                index=answer.index,
-                timings=Timings(
-                    decode=target.decode,
-                    embed_wait=target.embed_wait,
-                    embed=target.embed,
-                    search_wait=answer.wait,
-                    fanout=answer.fanout,
-                    shard=answer.shard,
-                    merge=answer.merge,
-                ),
-            )
-            for hits, target in zip(kept, targets, strict=True)
-        ]
+        common = SearchResponse(coverage=answer.coverage, index=answer.index, timings=answer.timings)
+        for response, hits, target in zip(responses, kept, targets, strict=True):
+            response.MergeFrom(common)
+            if target.embed:
+                response.timings.MergeFrom(
+                    Timings(decode=target.decode, embed_wait=target.embed_wait, embed=target.embed)
+                )
+            for id, score in zip(hits.ids, hits.scores, strict=True):
+                response.hits.add(id=id, score=score)
+            for hit, attributes in zip(response.hits, hits.attributes, strict=False):
+                hit.attributes.MergeFrom(Attributes.FromString(attributes).fields)
+            if stored:
+                for hit in response.hits:
+                    wanted.add_stored(hit, stored.get(hit.id), collection)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,34 +173,35 @@ class Wanted:
                 f"{fraction:.3f} of the records could be searched, {self.min_coverage:.3f} were asked for"
             )
 
-    def keep(self, hits: Sequence[Found], target: Target) -> list[Found]:
-        kept = [hit for hit in hits if -hit.negative_score >= self.min_score and hit.id not in target.left_out]
-        return kept[: self.top_k]
+    def keep(self, hits: Hits, target: Target) -> Hits:
+        """The hits without those that were not asked for."""
+        if self.min_score == -np.inf and not target.left_out:
+            return hits
+        kept = [
+            place
+            for place, (id, score) in enumerate(zip(hits.ids, hits.scores, strict=True))
+            if score >= self.min_score and id not in target.left_out
+        ]
+        return hits.at(kept[: self.top_k])
 
-    def hit(self, found: Found, stored: StoredRecord | None, collection: Collection) -> Hit:
-        hit = Hit(id=found.id, score=-found.negative_score)
-        if found.attributes:
-            for name, value in Attributes.FromString(found.attributes).fields.items():
-                hit.attributes[name].CopyFrom(value)
-        if stored is not None:
-            if self.fields.vector:
-                row = stored_vector(stored.vector, collection.dimension)
-                hit.vector.CopyFrom(Vector(data=vectors.to_bytes(row), space=collection.space))
-            if self.fields.thumbnail:
-                hit.thumbnail = stored.thumbnail
-            if self.fields.uri:
-                hit.uri = stored.uri
-        return hit
+    def add_stored(self, hit: Hit, stored: StoredRecord | None, collection: Collection) -> None:
+        """Add what only the store knows of a hit; nothing of one that was deleted meanwhile."""
+        if stored is None:
+            return
+        if self.fields.vector:
+            row = stored_vector(stored.vector, collection.dimension)
+            hit.vector.CopyFrom(Vector(data=vectors.to_bytes(row), space=collection.space))
+        if self.fields.thumbnail:
+            hit.thumbnail = stored.thumbnail
+        if self.fields.uri:
+            hit.uri = stored.uri
 
 
-def _results(outcomes: Sequence[Target | VitrailError], responses: Sequence[SearchResponse]) -> list[BatchSearchResult]:
-    answered = iter(responses)
-    return [
-        BatchSearchResult(response=next(answered))
-        if isinstance(outcome, Target)
-        else BatchSearchResult(error=item_error(index, outcome))
-        for index, outcome in enumerate(outcomes)
-    ]
+def _result(index: int, outcome: Target | VitrailError) -> BatchSearchResult:
+    """The place of one query's answer, or what was wrong with it."""
+    if isinstance(outcome, Target):
+        return BatchSearchResult(response=SearchResponse())
+    return BatchSearchResult(error=item_error(index, outcome))
 
 
 def item_error(index: int, error: VitrailError, record_id: str = "") -> ItemError:
@@ -212,5 +217,6 @@ async def _or_error(target: Awaitable[Target]) -> Target | VitrailError:
 
 
 def _observe(response: SearchResponse) -> None:
-    for step, histogram in STEPS:
-        histogram.observe(getattr(response.timings, step))
+    """Count the steps that were taken: a vector is neither decoded nor embedded."""
+    for step, seconds in response.timings.ListFields():
+        STEPS[step.name].observe(seconds)

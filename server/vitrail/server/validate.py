@@ -122,7 +122,8 @@ def vector(message: Vector, collection: Collection, field: str) -> NDArray[np.fl
         found = np.fromiter(message.values, np.float32, len(message.values))
     if len(found) != collection.dimension:
         raise InvalidArgument(f"has {len(found)} dimensions, not {collection.dimension}", field=field)
-    if wrong := unusable(found[np.newaxis], collection)[0]:
+    # Above zero and finite: no component is NaN or infinite, and not all are zero. The usual case, in 1 us, not 10.
+    if not 0 < np.vdot(found, found) < np.inf and (wrong := unusable(found[np.newaxis], collection)[0]):
         raise InvalidArgument(wrong, field=field)
     return found
 
@@ -158,6 +159,13 @@ def unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
         # Scaled first, so that neither the squares of large components overflow nor those of small ones vanish.
         return unit(rows / np.abs(rows).max(axis=1, keepdims=True))
     found: NDArray[np.float32] = rows / np.sqrt(squares)[:, np.newaxis]
+    return found
+
+
+def unit_vector(vector: NDArray[np.float32]) -> NDArray[np.float32]:
+    """A vector float32 [d], not zero, at length 1; for one alone three times as fast as `unit`."""
+    square = np.vdot(vector, vector)
+    found: NDArray[np.float32] = vector / np.sqrt(square) if SMALL <= square <= LARGE else unit(vector[np.newaxis])[0]
     return found
 
 
