@@ -1,12 +1,15 @@
 """Real photos and real vectors for benchmarks."""
 
+import random
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 from rich.progress import track
 
 from tests.e2e.photos import jpeg, tiles
@@ -17,52 +20,90 @@ SHARED = Path(__file__).resolve().parents[3] / "shared" / "data" / "clothing"
 BATCH = 8
 CELLS = 49
 """The last feature map of one photo has 7 × 7 cells, each a local descriptor of 1,280 components."""
+SMALLEST_CROP = 0.4
+"""Of each side: crops of less blow up few pixels to a whole input."""
 
 
-def encoded(folder: Path | None, count: int, split: str) -> list[bytes]:
-    """JPEGs of a folder, or of the split of the clothing photos, or of tiles of packaged photos."""
-    root = folder or (SHARED / split if SHARED.exists() else None)
-    if root is None:
+def encoded(folder: Path | None, count: int, *splits: str) -> list[bytes]:
+    """JPEGs of a folder, or of splits of the clothing photos, or of tiles of packaged photos."""
+    if folder is None and not SHARED.exists():
         return [jpeg(tile) for _, tile in islice(tiles(96), count)]
-    paths = sorted(path for path in root.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg"))
+    roots = [folder] if folder else [SHARED / split for split in splits]
+    files = (path for root in roots for path in root.rglob("*"))
+    paths = sorted(path for path in files if path.suffix.lower() in (".jpg", ".jpeg"))
     picked = np.random.default_rng(0).permutation(len(paths))[:count]
     return [paths[place].read_bytes() for place in picked]
 
 
-def cells(embedder: EfficientNetLite0, images: list[bytes]) -> NDArray[np.float32]:
-    """Unit vectors float32 [49 × images, 1280]: every cell of every photo's last feature map."""
-    import torch
+def made(cache: Path, folder: Path | None, count: int, queries: int) -> tuple[NDArray[np.float16], NDArray[np.float32]]:
+    """`count` unit vectors to index, as a memory map, and `queries` of photos none of whose views are among them.
 
-    network = embedder.load()
-    rows = []
-    for batch in track(list(_batches(images)), description="vectors from photos"):
-        pixels = np.stack([embedder.preprocess(decode(image, ImageLimits(), embedder.resize)) for image in batch])
-        with torch.inference_mode():
-            features = network.features(pixels).float()
-        rows.append(features.flatten(2).transpose(1, 2).reshape(-1, embedder.dimension).numpy())
-    vectors = np.concatenate(rows)
-    unit: NDArray[np.float32] = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-    return unit
-
-
-def made(cache: Path, folder: Path | None, count: int, queries: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """`count` vectors to index and `queries` from other photos, kept in `cache`."""
-    path = cache / f"cells-{count}-{queries}.npz"
-    if not path.exists():
+    They are the cells of feature maps: of every photo as it is, then flipped, then of as many crops as it takes, so
+    that 3,400 photos give millions. They are in random order, and are kept in `cache`.
+    """
+    name = f"{folder.name if folder else 'cells'}-{count}-{queries}"
+    base, asked = cache / f"{name}.npy", cache / f"{name}-queries.npy"
+    if not base.exists():
         cache.mkdir(parents=True, exist_ok=True)
         embedder = EfficientNetLite0(threads=2)
-        photos = encoded(folder, -(-count // CELLS) + -(-queries // 4), "train")
-        held_out = -(-queries // 4)
-        random = np.random.default_rng(1)
-        base = random.permutation(cells(embedder, photos[held_out:]))[:count]
-        asked = random.permutation(cells(embedder, photos[:held_out]))[:queries]
-        np.savez(path, base=base, asked=asked)
-    held = np.load(path)
-    return held["base"], held["asked"]
+        photos, others = _apart(folder, count, queries)
+        if CELLS * len(others) < queries:
+            raise ValueError(f"{len(others)} photos are too few for {queries:,} queries")
+        _write(asked, embedder, others, len(others), queries)
+        _write(base, embedder, photos, -(-count // CELLS), count)
+    return np.load(base, mmap_mode="r"), np.load(asked).astype(np.float32)
 
 
-def _batches(images: list[bytes]) -> Iterator[list[bytes]]:
-    return (images[start : start + BATCH] for start in range(0, len(images), BATCH))
+def _apart(folder: Path | None, count: int, queries: int) -> tuple[list[bytes], list[bytes]]:
+    """Photos to index and photos to ask with."""
+    wanted, held_out = -(-count // CELLS), -(-queries // 4)
+    if folder is None and SHARED.exists():
+        return encoded(None, wanted, "train", "validation"), encoded(None, held_out, "test")
+    photos = encoded(folder, wanted + held_out)
+    held_out = min(held_out, -(-len(photos) // 4))
+    return photos[held_out:], photos[:held_out]
+
+
+def _write(path: Path, embedder: EfficientNetLite0, photos: list[bytes], views: int, count: int) -> None:
+    """A file of `count` of the cells of so many views, in random order; it is there only when it is whole."""
+    network = embedder.load()
+    places = np.random.default_rng(1).permutation(views * CELLS)
+    partial = path.with_suffix(".partial")
+    vectors = open_memmap(partial, mode="w+", dtype=np.float16, shape=(count, embedder.dimension))
+    pixels = (embedder.preprocess(view) for view in _views(photos, views, embedder.resize))
+    for start in track(range(0, views, BATCH), description=f"vectors for {path.name}"):
+        cells = _cells(network, np.stack(list(islice(pixels, BATCH))))
+        rows = places[start * CELLS :][: len(cells)]
+        vectors[rows[rows < count]] = cells[rows < count]
+    vectors.flush()
+    partial.rename(path)
+
+
+def _cells(network: Any, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Unit vectors float32 [49 × photos, 1280]: every cell of every photo's last feature map."""
+    import torch
+
+    with torch.inference_mode():
+        features = network.features(pixels).float()
+        cells: NDArray[np.float32] = torch.nn.functional.normalize(features).permute(0, 2, 3, 1).flatten(0, 2).numpy()
+    return cells
+
+
+def _views(photos: list[bytes], count: int, resize: int) -> Iterator[Image.Image]:
+    """So many views, from each photo as many as from any other, or one fewer."""
+    for number, photo in enumerate(photos):
+        image, chance = decode(photo, ImageLimits(), resize), random.Random(number)
+        for view in range(-(-(count - number) // len(photos))):
+            yield image if view == 0 else ImageOps.mirror(image) if view == 1 else _crop(image, chance)
+
+
+def _crop(image: Image.Image, chance: random.Random) -> Image.Image:
+    """A piece of random size at a random place, flipped or not."""
+    scale = chance.uniform(SMALLEST_CROP, 0.9)
+    width, height = round(scale * image.width), round(scale * image.height)
+    left, top = chance.randint(0, image.width - width), chance.randint(0, image.height - height)
+    piece = image.crop((left, top, left + width, top + height))
+    return ImageOps.mirror(piece) if chance.random() < 0.5 else piece
 
 
 def reencoded(images: list[bytes], folder: Path, prefix: str = "") -> None:
