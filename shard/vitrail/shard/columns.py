@@ -50,7 +50,7 @@ NUMBERS: dict[Kind, type[filters.Numbers]] = {
 }
 PREFIX = "column-"
 # Rows that a filter is evaluated on at a time, so that what lies between its steps stays in the processor's cache.
-BLOCK = 32_768
+BLOCK = 16_384
 
 
 class ColumnFile(BaseModel):

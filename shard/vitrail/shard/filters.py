@@ -86,8 +86,11 @@ class Entries:
     def present(self, begin: int, end: int) -> Mask:
         """Which rows have an entry."""
         first, last = self.between(begin, end)
+        rows = self.rows[first:last]
+        if len(rows) and np.count_nonzero(rows[1:] != rows[:-1]) == end - begin - 1:
+            return np.ones(end - begin, np.bool_)
         mask = np.zeros(end - begin, np.bool_)
-        mask[self.rows[first:last] - np.uint32(begin)] = True
+        mask[rows - np.uint32(begin)] = True
         return mask
 
 

@@ -2,7 +2,7 @@
 
 A string is a `head` (its first 8 bytes), a `tail` (the next 8) and an `id`; bytes are read as big-endian numbers and
 filled with zeros, so numbers compare as the bytes do, and UTF-8 bytes as the code points. What follows the first 16
-bytes lies on the `heap`: a record of 64-bit words (a digest, the length in bytes, then the rest of the bytes), to
+bytes lies on the `heap`: a record of 64-bit words (a digest, the length in bytes, the rest of the bytes, a zero), to
 which `place` points; equal strings of one batch share a record. No dictionary of all strings is kept anywhere, so it
 makes no difference how many distinct ones there are.
 
@@ -29,8 +29,9 @@ HEAD, KEPT, INLINE, WORD = 8, 16, 23, 8
 LONG = INLINE + 1
 # No UTF-8 has such bytes: what stands for "an empty list" equals no string.
 NOTHING = 0xFFFF_FFFF_FFFF_FFFF
-# What precedes the text in a record of the heap. The first record is zeros, for strings that need none.
+# Where a record has what. The first one on a heap is `EMPTY` words of zeros, for all strings that need none.
 DIGEST, LENGTH, TEXT = 0, 1, 2
+EMPTY = TEXT + 1
 
 
 class Strings(NamedTuple):
@@ -43,6 +44,10 @@ class Strings(NamedTuple):
     def part(self, begin: int, end: int) -> "Strings":
         """Those from begin up to end, without a copy."""
         return Strings(self.heads[begin:end], self.rests[begin:end], self.heap)
+
+    def columns(self) -> tuple[Words, Words, Words, Places]:
+        """Heads, tails, ids and places, each [n], without a copy."""
+        return self.heads, self.rests["tail"], self.rests["id"], self.rests["place"]
 
 
 class Text(NamedTuple):
@@ -61,7 +66,7 @@ class Text(NamedTuple):
         encoded = encode([text])
         tail, id, place = encoded.rests[0].item()
         record = encoded.heap[place:]
-        return cls(text.encode(), encoded.heads[0], np.uint64(tail), np.uint64(id), record[DIGEST], record[TEXT:])
+        return cls(text.encode(), encoded.heads[0], np.uint64(tail), np.uint64(id), record[DIGEST], record[TEXT:-1])
 
 
 def encode(texts: Sequence[str], base: int = 0) -> Strings:
@@ -73,15 +78,15 @@ def encode(texts: Sequence[str], base: int = 0) -> Strings:
     rests = np.zeros(len(data), REST)
     rests["tail"] = words[:, 1]
     ids = words[:, 2] & np.uint64(0xFFFF_FFFF_FFFF_FF00) | lengths.astype(np.uint64)
-    pieces = [] if base else [bytes(TEXT * WORD)]
-    end = base or TEXT
+    pieces = [] if base else [bytes(EMPTY * WORD)]
+    end = base or EMPTY
     known: dict[bytes, tuple[int, int]] = {}
     for row in np.flatnonzero(lengths > KEPT).tolist():
         string = data[row]
         if string not in known:
             digest = bytes(16) if len(string) <= INLINE else blake2b(string, digest_size=16).digest()
             known[string] = end, int.from_bytes(digest[:7])
-            rest = string[KEPT:] + bytes(-len(string) % WORD)
+            rest = string[KEPT:] + bytes(-len(string) % WORD + WORD)
             pieces += (digest[8:], len(string).to_bytes(WORD), rest)
             end += TEXT + len(rest) // WORD
         rests["place"][row], digest_bits = known[string]
@@ -98,62 +103,67 @@ def copied(strings: Strings, chosen: Places, base: int) -> Strings:
         rests[field] = strings.rests[field][chosen]
     on_heap = np.flatnonzero(rests["place"])
     old, which = np.unique(rests["place"][on_heap], return_inverse=True)
-    sizes = TEXT + (strings.heap[old + LENGTH].astype(np.int64) - KEPT + WORD - 1) // WORD
+    sizes = EMPTY + (strings.heap[old + LENGTH].astype(np.int64) - KEPT + WORD - 1) // WORD
     ends = np.cumsum(sizes)
     heap = strings.heap[np.repeat(old - (ends - sizes), sizes) + np.arange(sizes.sum())]
-    rests["place"][on_heap] = ((base or TEXT) + ends - sizes)[which]
-    return Strings(strings.heads[chosen], rests, heap if base else np.concatenate([np.zeros(TEXT, np.uint64), heap]))
+    rests["place"][on_heap] = ((base or EMPTY) + ends - sizes)[which]
+    return Strings(strings.heads[chosen], rests, heap if base else np.concatenate([np.zeros(EMPTY, np.uint64), heap]))
 
 
 def equal(strings: Strings, text: Text) -> Mask:
     """Which of the strings are this one."""
-    mask: Mask = strings.heads == text.head
-    if not mask.any():
-        return mask
-    mask &= strings.rests["tail"] == text.tail
-    mask &= strings.rests["id"] == text.id
-    if len(text.data) > INLINE:
-        found = np.flatnonzero(mask)
-        mask[found] = strings.heap[strings.rests["place"][found] + DIGEST] == text.digest
-    return mask
+    heads, tails, ids, places = strings.columns()
+    if len(text.data) > INLINE:  # their ids tell most of them apart, however long what they begin with is
+        rows = np.flatnonzero(ids == text.id)
+        rows = rows[np.flatnonzero(heads[rows] == text.head)]
+        rows = rows[np.flatnonzero(tails[rows] == text.tail)]
+        rows = rows[np.flatnonzero(strings.heap[places[rows] + DIGEST] == text.digest)]
+    else:
+        rows = np.flatnonzero(heads == text.head)
+        rows = rows[np.flatnonzero(tails[rows] == text.tail)]
+        rows = rows[np.flatnonzero(ids[rows] == text.id)]
+    return _mask(len(heads), rows)
 
 
 def compare(strings: Strings, text: Text) -> tuple[Mask, Mask]:
     """Which of the strings come before this one in the order of code points, and which are this one."""
-    less, same = strings.heads < text.head, strings.heads == text.head
-    ties = np.flatnonzero(same)
-    if len(ties):
-        tails = strings.rests["tail"][ties]
-        less[ties] = tails < text.tail
-        same[ties] = tails == text.tail
-        ties = ties[np.flatnonzero(tails == text.tail)]
-    if len(ties):
-        sign = _compare_rest(strings, ties, text)
-        less[ties], same[ties] = sign < 0, sign == 0
-    return less, same
+    heads, tails, _, places = strings.columns()
+    less: Mask = heads < text.head
+    rows = np.flatnonzero(heads == text.head)
+    rows = _ties(less, rows, tails[rows], text.tail)
+    at, size = places[rows], len(rows)
+    for number, word in enumerate(text.words):
+        # A string that ended reads the zero at the end of its record, which comes before all words but zero.
+        if not word:
+            ended = _lengths(strings, rows) <= KEPT + number * WORD
+            less[rows[np.flatnonzero(ended)]] = True
+            rows = rows[np.flatnonzero(~ended)]
+        if len(rows) != size:
+            at, size = places[rows], len(rows)
+        words = strings.heap[at + (TEXT + number)]
+        rows = _ties(less, rows, words, word)
+    lengths = _lengths(strings, rows)
+    less[rows] = lengths < len(text.data)
+    return less, _mask(len(heads), rows[np.flatnonzero(lengths == len(text.data))])
 
 
 def begin_with(strings: Strings, prefix: Text) -> Mask:
     """Which of the strings begin with this one."""
+    heads, tails, _, places = strings.columns()
     length = len(prefix.data)
-    mask = _share(strings.heads, prefix.head, length)
+    mask = _share(heads, prefix.head, length)
     if length > HEAD and mask.any():
-        mask &= _share(strings.rests["tail"], prefix.tail, length - HEAD)
-    if length > KEPT:
-        rows = np.flatnonzero(mask)
-        places = strings.rests["place"][rows]
-        last = len(strings.heap) - 1
-        for number, word in enumerate(prefix.words):
-            # A shorter string has no such word; what is read for it may be anything, and its length tells.
-            read = strings.heap[np.minimum(places + (TEXT + number), last)]
-            same = np.flatnonzero(_share(read, word, length - KEPT - number * WORD))
-            rows, places = rows[same], places[same]
-        mask = np.zeros(len(mask), np.bool_)
-        mask[rows] = True
-    if length > KEPT or prefix.data.endswith(b"\0"):  # otherwise the zeros that fill a word never pass for text
-        rows = np.flatnonzero(mask)
-        mask[rows] = _lengths(strings, rows) >= length
-    return mask
+        mask &= _share(tails, prefix.tail, length - HEAD)
+    if length <= KEPT and not prefix.data.endswith(b"\0"):
+        return mask
+    rows = np.flatnonzero(mask)
+    # The last word first: of strings that begin alike, few share it. A shorter one has no such word; what is read for
+    # it may be anything, and its length tells.
+    for number, word in reversed(list(enumerate(prefix.words))):
+        read = strings.heap[np.minimum(places[rows] + (TEXT + number), len(strings.heap) - 1)]
+        rows = rows[np.flatnonzero(_share(read, word, length - KEPT - number * WORD))]
+    rows = rows[np.flatnonzero(_lengths(strings, rows) >= length)]
+    return _mask(len(heads), rows)
 
 
 class Texts:
@@ -193,6 +203,22 @@ class Texts:
         return mask
 
 
+def _mask(count: int, rows: Places) -> Mask:
+    """True at these rows of `count`."""
+    mask = np.zeros(count, np.bool_)
+    mask[rows] = True
+    return mask
+
+
+def _ties(less: Mask, rows: Places, words: Words, word: np.uint64) -> Places:
+    """Say of these rows, undecided up to now, whether their words are less; those whose words are the same remain."""
+    same = words == word
+    if same.all():
+        return rows
+    less[rows] = words < word
+    return rows[np.flatnonzero(same)]
+
+
 def _share(words: Words, word: np.uint64, count: int) -> Mask:
     """Which of the words begin with the same bytes as this one, `count` of them or all 8."""
     if count <= 0:
@@ -207,18 +233,3 @@ def _lengths(strings: Strings, rows: Places) -> Words:
     on_heap = strings.heap[strings.rests["place"][rows] + LENGTH]
     lengths: Words = np.maximum(on_heap, strings.rests["id"][rows] & np.uint64(0xFF))
     return lengths
-
-
-def _compare_rest(strings: Strings, rows: Places, text: Text) -> NDArray[np.int8]:
-    """Where the first 16 bytes are the same: whether the whole comes before (-1), after (1), or is the same (0)."""
-    lengths, places = _lengths(strings, rows).view(np.int64), strings.rests["place"][rows]
-    sign = np.zeros(len(rows), np.int8)
-    undecided = np.arange(len(rows))
-    for number, word in enumerate(text.words):
-        there = lengths > KEPT + number * WORD
-        words = strings.heap[(places + (TEXT + number)) * there]  # the heap's first word is zero
-        sign[undecided] = (words > word).astype(np.int8) - (words < word)
-        same = np.flatnonzero(words == word)
-        undecided, lengths, places = undecided[same], lengths[same], places[same]
-    sign[undecided] = np.sign(lengths - len(text.data))
-    return sign
