@@ -89,7 +89,7 @@ class ShardService(ShardServiceServicer):
 
 def _result(found: Found, partition: Partition, seconds: float, *, with_attributes: bool) -> GroupResult:
     hit = found.rows >= 0
-    rows = found.rows[hit].tolist()
+    rows = found.rows[hit]
     documents = found.view.documents
     return GroupResult(
         counts=np.count_nonzero(hit, axis=1).tolist(),
