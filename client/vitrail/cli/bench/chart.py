@@ -15,7 +15,7 @@ LOWEST_RECALL = 0.5
 DPI = 150
 
 
-def draw(figures: Figures, path: Path, batch: int) -> None:
+def draw(figures: Figures, path: Path) -> None:
     """Write it as PNG.
 
     Raises:
@@ -25,8 +25,8 @@ def draw(figures: Figures, path: Path, batch: int) -> None:
     picture = Figure(figsize=(8, 5.2), layout="constrained")
     axes = picture.subplots()
     curves = {
-        f"Vitrail through gRPC, {setting.shards} shards, batches of {batch}": figures.curve,
-        f"FAISS in process, one thread, batches of {batch}": figures.alone_curve,
+        f"Vitrail through gRPC, {setting.shards} shards, batches of {setting.batch}": figures.curve,
+        f"FAISS in process, one thread, batches of {setting.batch}": figures.alone_curve,
     }
     for (label, points), (colour, marker) in zip(curves.items(), STYLES, strict=True):
         best = [point for point in front(points) if point.recall >= LOWEST_RECALL]

@@ -4,11 +4,12 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
 from vitrail.cli.bench import BenchFailed, report
+from vitrail.cli.bench.figures import Figures
 from vitrail.cli.bench.given import Given, open_files
 from vitrail.cli.catalog import MetricName
 from vitrail.cli.common import DEFAULT_ADDRESS, Address, AsJson, fail, print_json
@@ -45,34 +46,21 @@ def bench(
     The server may be anywhere; the benchmark makes a collection of its own there, and deletes it at the end. Run it
     on a machine that is otherwise idle: FAISS in process has the cores of this one.
     """
+    _clean_up_when_told_to_end()
+    counts = callers_of(callers)
     try:
         given = open_files(vectors, queries, metric.value, count)
-        measure(
-            given,
-            address=address,
-            seconds=seconds,
-            callers=_numbers(callers),
-            batch=batch,
-            plot=plot,
-            keep=keep,
-            as_json=as_json,
-        )
+        figures = measured(given, address, plot, seconds=seconds, callers=counts, batch=batch, keep=keep)
     except (BenchFailed, VitrailError, OSError) as error:
         fail(str(error))
+    if as_json:
+        print_json(figures)
+    else:
+        report.show(figures)
 
 
-def measure(
-    given: Given,
-    *,
-    address: str,
-    seconds: float,
-    callers: list[int],
-    batch: int,
-    plot: Path | None,
-    keep: bool,
-    as_json: bool,
-) -> None:
-    """Measure, and print what was found.
+def measured(given: Given, address: str, plot: Path | None, **options: Any) -> Figures:
+    """Measure, and draw it where wanted; the options are those of `run.Options`.
 
     Raises:
         BenchFailed: There is nothing to measure.
@@ -85,21 +73,15 @@ def measure(
         from vitrail.cli.bench.run import Options, run
     except ImportError as error:
         fail(f"this needs more packages ({error.name} is missing): pip install 'vitrail[bench]'")
-    _clean_up_when_told_to_end()
-    options = Options(seconds, callers, batch, keep, " ".join(sys.argv))
     with Client(address, timeout=CALL_SECONDS) as client:
-        figures = run(client, given, options)
+        figures = run(client, given, Options(**options))
     if plot:
-        chart.draw(figures, plot, batch)
-    if as_json:
-        print_json(figures)
-    else:
-        report.show(figures)
-        if plot:
-            typer.echo(f"picture: {plot}")
+        chart.draw(figures, plot)
+    return figures
 
 
-def _numbers(listed: str) -> list[int]:
+def callers_of(listed: str) -> list[int]:
+    """Read numbers of callers with commas between."""
     try:
         numbers = [int(word) for word in listed.split(",")]
     except ValueError:

@@ -21,6 +21,8 @@ class Setting:
         recipe: The index of each shard.
         alone: The index of FAISS in process, over all vectors.
         threads: That FAISS had where it had several: one a shard, as far as this machine has cores.
+        batch: Queries of one call in batches.
+        seconds: Each rate was measured for.
         command: What was typed.
     """
 
@@ -36,6 +38,8 @@ class Setting:
     recipe: Sequence[str]
     alone: str
     threads: int
+    batch: int
+    seconds: float
     command: str
 
 
@@ -84,24 +88,25 @@ class Build:
 
 @dataclass(frozen=True)
 class Space:
-    """Memory and disk of one process: bytes when empty, and with all records at rest; None where it does not tell."""
+    """Memory and disk of one process; None where it does not tell.
+
+    Attributes:
+        process: The coordinator, or a shard.
+        kind: Of memory: "anonymous", or "resident", which counts what is mapped of files too.
+        empty: Bytes of memory before anything was loaded.
+        full: With all records, at rest.
+        records: That it holds.
+        memory_per_record: Bytes above `empty`.
+        disk_per_record: Bytes of all its files.
+    """
 
     process: str
     kind: str
     empty: int | None
     full: int | None
     records: int
-    disk: int | None
-
-    @property
-    def memory_per_record(self) -> float | None:
-        if self.full is None or self.empty is None or not self.records:
-            return None
-        return (self.full - self.empty) / self.records
-
-    @property
-    def disk_per_record(self) -> float | None:
-        return self.disk / self.records if self.disk and self.records else None
+    memory_per_record: float | None
+    disk_per_record: float | None
 
 
 @dataclass(frozen=True)

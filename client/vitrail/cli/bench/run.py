@@ -1,7 +1,8 @@
 """What is measured, in this order."""
 
+import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from vitrail.cli.bench.progress import say
 from vitrail.cli.bench.recall import recall
 from vitrail.cli.bench.truth import Mask, Truth, exact
 from vitrail.cli.bench.usage import Usage, addresses, usage
-from vitrail.client import Client, CollectionStats
+from vitrail.client import Client, CollectionStats, PartitionStats
 
 DEPTHS = (1, 10, 100)
 K = 10
@@ -39,7 +40,6 @@ class Options:
     callers: Sequence[int] = (1, 4, 16, 64)
     batch: int = 100
     keep: bool = False
-    command: str = ""
 
 
 @dataclass(frozen=True)
@@ -189,25 +189,24 @@ def _filters(bench: Bench, truths: Sequence[Truth], masks: Sequence[Mask]) -> li
     ]
 
 
-def _space(stats: CollectionStats, empty: dict[str, Usage], full: dict[str, Usage]) -> list[Space]:
+def _space(stats: CollectionStats, empty: Mapping[str, Usage], full: Mapping[str, Usage]) -> list[Space]:
     """What each process takes. The coordinator holds all records, a shard its own."""
-    records = {f"shard {partition.shard}": partition.records for partition in stats.partitions}
-    disk = {f"shard {partition.shard}": _disk(partition) for partition in stats.partitions}
-    return [
-        Space(
-            process,
-            full[process].memory_kind,
-            before.memory,
-            full[process].memory,
-            records.get(process, stats.records),
-            disk.get(process),
-        )
-        for process, before in empty.items()
-    ]
+    partitions = {f"shard {partition.shard}": partition for partition in stats.partitions}
+
+    def one(process: str, before: int | None, after: int | None) -> Space:
+        partition = partitions.get(process)
+        records = partition.records if partition else stats.records
+        grown = (after - before) / records if after is not None and before is not None and records else None
+        disk = _disk(partition)
+        kind = full[process].memory_kind
+        return Space(process, kind, before, after, records, grown, disk / records if disk and records else None)
+
+    return [one(process, empty[process].memory, full[process].memory) for process in full]
 
 
-def _disk(partition: object) -> int | None:
-    return getattr(getattr(partition, "index", None), "disk_bytes", None) or None
+def _disk(partition: PartitionStats | None) -> int:
+    """Bytes of a partition's files; 0 where it does not tell."""
+    return getattr(getattr(partition, "index", None), "disk_bytes", 0)
 
 
 def _with_copies(alone: Alone, default: Point) -> Build:
@@ -240,5 +239,7 @@ def _setting(
         recipe=_recipes(stats),
         alone=alone.recipe,
         threads=threads,
-        command=options.command,
+        batch=options.batch,
+        seconds=options.seconds,
+        command=" ".join(sys.argv),
     )
