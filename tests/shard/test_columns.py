@@ -2,6 +2,7 @@
 
 import math
 import os
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
@@ -433,6 +434,31 @@ def test_what_shares_a_short_digest_is_told_apart(tmp_path: Path, monkeypatch: p
     columns.append(0, [serialized(record) for record in records])
     check(columns, compare("s", EQUAL, text("x" * 31)), records)
     check(columns, among("s", text("x" * 31), text("x" * 32), text("x" * 40)), records)
+
+
+def test_filters_are_evaluated_while_rows_are_appended(tmp_path: Path) -> None:
+    """A reader sees all rows that it knows of, and only those, while files outgrow their mappings and columns come."""
+    columns, known, rows = Columns(tmp_path), 0, 200_000
+    batch = 5_000
+    answers: list[tuple[int, int]] = []
+
+    def read() -> None:
+        filter = some(every(prefix("s", "a common beginning of"), compare("n", LESS, integer(10))), no(is_null("late")))
+        while known < rows:
+            end = known
+            answers.append((end, int(columns.matches(filter, 0, end).sum())))
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    record = {"s": text("a common beginning of strings"), "n": integer(1)}
+    early = [serialized(record)] * batch
+    late = [serialized({"late": boolean(True)})] * batch
+    for first in range(0, rows, batch):
+        columns.append(first, late if first >= rows // 2 else early)
+        known = first + batch
+    reader.join()
+    assert len(answers) > 10
+    assert all(end == found for end, found in answers)
 
 
 def test_a_column_costs_only_the_rows_that_have_it(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ One thread writes, any number of threads evaluate filters. Entries of rows that 
 and go while it reads; those that it asks for are complete and never change.
 """
 
+import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -139,10 +140,13 @@ class Columns:
             if path.name not in names:
                 path.unlink()
         parts: dict[tuple[str, Kind], dict[Part, AppendFile]] = {}
-        for file in published:
-            opened = AppendFile(directory / file.name, file.size)
-            parts.setdefault((file.attribute, file.kind), {})[file.part] = opened
-        self._show(Column(attribute, kind, files) for (attribute, kind), files in parts.items())
+        with contextlib.ExitStack() as opened:
+            for file in published:
+                part = AppendFile(directory / file.name, file.size)
+                opened.callback(part.close)
+                parts.setdefault((file.attribute, file.kind), {})[file.part] = part
+            self._show(Column(attribute, kind, files) for (attribute, kind), files in parts.items())
+            opened.pop_all()  # they stay open
 
     # Reading, from any thread.
 
