@@ -2,7 +2,11 @@
 
 import asyncio
 import json
+import signal
+import subprocess
+import sys
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -12,7 +16,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
-from tests.e2e.running import Running
+from tests.e2e.running import Running, eventually
 from typer.testing import CliRunner, Result
 
 from vitrail.cli.bench import BenchFailed, chart, figures, report, searches, sweep, truth, usage
@@ -272,6 +276,14 @@ def test_wrong_numbers(tmp_path: Path) -> None:
         open_files(tmp_path / "v.npy", tmp_path / "q.npy", "cosine", None)
 
 
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    data = tmp_path_factory.mktemp("bench") / "data"
+    running = Running(data, "--shards", "2", "--port", "0", "--metrics-port", "0")
+    yield running
+    running.stop()
+
+
 def bench(*words: object) -> Result:
     return CliRunner().invoke(app, ["bench", *map(str, words)])
 
@@ -280,32 +292,54 @@ def test_wrong_options(tmp_path: Path) -> None:
     """They end the command with one line."""
     np.save(tmp_path / "v.npy", np.ones((100, 4), np.float32))
     assert "no list of numbers" in bench("--vectors", tmp_path / "v.npy", "--callers", "1,x").output
+    assert "no .png" in bench("--vectors", tmp_path / "v.npy", "--plot", tmp_path / "p.svg").output
+    assert "no .png" in bench("--vectors", tmp_path / "v.npy", "--plot", tmp_path / "none/p.png").output
     unreachable = bench("--vectors", tmp_path / "v.npy", "--address", "127.0.0.1:1", "--seconds", 0.1)
     assert unreachable.exit_code == 1
+    assert unreachable.stderr.startswith("error: 127.0.0.1:1 does not answer")
 
 
-def test_against_a_cluster(tmp_path: Path) -> None:
+def test_missing_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The message names the extra."""
+    np.save(tmp_path / "v.npy", np.ones((100, 4), np.float32))
+    monkeypatch.setitem(sys.modules, "vitrail.cli.bench.run", None)
+    result = bench("--vectors", tmp_path / "v.npy")
+    assert result.exit_code == 1
+    assert "pip install 'vitrail[bench]'" in result.stderr
+
+
+def test_ctrl_c_deletes_the_collection(tmp_path: Path, cluster: Running) -> None:
+    """However a run ends, what it made on the server goes with it."""
+    np.save(tmp_path / "v.npy", np.random.default_rng(0).standard_normal((1000, 16)).astype(np.float32))
+    words = ["bench", "--address", cluster.address, "--vectors", str(tmp_path / "v.npy"), "--seconds", "60"]
+    process = subprocess.Popen([sys.executable, "-m", "vitrail.cli.main", *words], stderr=subprocess.PIPE)
+    with Client(cluster.address) as client:
+        eventually(lambda: any(client.stats(made.name).records for made in client.list_collections()), 120)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode != 0
+        assert b"Traceback" not in errors
+        assert list(client.list_collections()) == []
+
+
+def test_against_a_cluster(tmp_path: Path, cluster: Running) -> None:
     """Figures of a small run are consistent, the picture is one, and nothing is left behind."""
     random = np.random.default_rng(1)
     centres = random.standard_normal((100, 32))
     vectors = centres[random.integers(100, size=2200)] + 0.4 * random.standard_normal((2200, 32))
     np.save(tmp_path / "v.npy", vectors.astype(np.float16))
-    running = Running(tmp_path / "data", "--shards", "2", "--port", "0", "--metrics-port", "0")
-    try:
-        result = bench(
-            *("--address", running.address, "--vectors", tmp_path / "v.npy", "--count", 2000, "--seconds", 0.2),
-            *("--callers", "1,4", "--batch", 50, "--plot", tmp_path / "p.png", "--json"),
-        )
-        assert result.exit_code == 0, result.output
-        with Client(running.address) as client:
-            assert list(client.list_collections()) == []
-    finally:
-        running.stop()
+    result = bench(
+        *("--address", cluster.address, "--vectors", tmp_path / "v.npy", "--count", 2000, "--seconds", 0.2),
+        *("--callers", "1,4", "--batch", 50, "--plot", tmp_path / "p.png", "--json"),
+    )
+    assert result.exit_code == 0, result.output
+    with Client(cluster.address) as client:
+        assert list(client.list_collections()) == []
     found = json.loads(result.stdout)
     assert (found["setting"]["vectors"], found["setting"]["dimension"], found["setting"]["shards"]) == (1980, 32, 2)
     exact_points = [found["curve"][-1], found["alone_curve"][-1]]
     assert [point["exact"] for point in exact_points] == [True, True]
-    assert all(point["recall"] > 0.999 for point in exact_points)
+    assert all(point["recall"] > 0.995 for point in exact_points)
     assert found["curve"][0]["default"]
     assert all(0.5 < one["server"] <= 1 for one in found["recall"])
     for rate in (*found["rates"], *found["open_loop"]):

@@ -48,6 +48,8 @@ def bench(
     """
     _clean_up_when_told_to_end()
     counts = callers_of(callers)
+    if plot and (plot.suffix.lower() != ".png" or not plot.absolute().parent.is_dir()):
+        raise typer.BadParameter(f"{plot} is no .png in a folder that is there", param_hint="--plot")
     try:
         given = open_files(vectors, queries, metric.value, count)
         figures = measured(given, address, plot, seconds=seconds, callers=counts, batch=batch, keep=keep)

@@ -69,6 +69,7 @@ def run(client: Client, given: Given, options: Options) -> Figures:
         BenchFailed: There is nothing to measure.
         VitrailError: The server refuses.
     """
+    client.list_collections()  # a server that does not answer is told of before the long work
     check(given)
     everything = np.ones(len(given.base), np.bool_)
     masks = searches.masks(len(given.base))

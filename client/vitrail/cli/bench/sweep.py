@@ -18,8 +18,8 @@ FACTORS = (4.0, 10.0, 30.0)
 BATCH_CALLERS = 2
 SECONDS = 2.0
 """The longest for one point; recall takes every query once, however long that takes."""
-EXACT_QUERIES = 100
-"""Exact answers are slow, and all alike: this many will do."""
+EXACT_QUERIES, EXACT_COMPARISONS = 100, 50_000_000
+"""Exact answers are slow, and all alike: this many queries will do, or as many as compare so many vectors."""
 
 
 def nprobes(lists: int) -> list[int]:
@@ -39,7 +39,7 @@ def server(
 
     def point(how: How, default: bool = False) -> Point:
         shown(f"the server's curve: {_name(how)}")
-        queries = asked.queries[: EXACT_QUERIES if how.exact else None]
+        queries = few(asked.queries, given) if how.exact else asked.queries
         one = Asked(asked.collection, queries, K, asked.batch, how)
         load = Load(BATCH_CALLERS, 0.0 if how.exact else min(seconds, SECONDS), whole=True)
         answered = callers.ask(one, load)
@@ -63,9 +63,9 @@ def alone(faiss: Alone, given: Given, truth: Truth, batch: int, seconds: float) 
         _alone_point(faiss, given, truth, batch, seconds, faiss.nprobe, faiss.rerank_factor, default=True),
         *(_alone_point(faiss, given, truth, batch, seconds, *pair) for pair in pairs),
     ]
-    few = queries[:EXACT_QUERIES]
-    rate = timed(lambda part: faiss.search_exactly(part, K), few, batch, 0.0, whole=True)
-    found = recall(given, truth, _all(lambda part: faiss.search_exactly(part, K), few, batch), K) or 0.0
+    some = few(queries, given)
+    rate = timed(lambda part: faiss.search_exactly(part, K), some, batch, 0.0, whole=True)
+    found = recall(given, truth, _all(lambda part: faiss.search_exactly(part, K), some, batch), K) or 0.0
     return [*points, Point(0, 0.0, True, found, rate.per_second)]
 
 
@@ -85,6 +85,11 @@ def as_exact(faiss: Alone, given: Given, truth: Truth, batch: int, seconds: floa
     if enough:
         return max(enough, key=lambda point: point.per_second)
     return max(candidates, key=lambda point: point.recall)
+
+
+def few(queries: Floats, given: Given) -> Floats:
+    """As many as can be answered exactly in a short time."""
+    return queries[: max(EXACT_QUERIES, EXACT_COMPARISONS // len(given.base))]
 
 
 def front(points: Sequence[Point]) -> list[Point]:
