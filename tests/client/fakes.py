@@ -86,6 +86,7 @@ class Fake(grpc.GenericRpcHandler):
             attributes=request.attributes,
             train_at=request.train_at,
             thumbnails=request.thumbnails,
+            index=request.index,
         )
         self.collections[request.name] = made
         return collection_pb2.CreateCollectionResponse(collection=made)
@@ -95,6 +96,8 @@ class Fake(grpc.GenericRpcHandler):
         for name in ("train_at", "thumbnails"):
             if request.HasField(name):
                 setattr(found, name, getattr(request, name))
+        if request.HasField("index"):
+            found.index.CopyFrom(request.index)
         return collection_pb2.UpdateCollectionResponse(collection=found)
 
     def drop(self, request: Any) -> Message:
@@ -105,7 +108,12 @@ class Fake(grpc.GenericRpcHandler):
     def stats(self, request: Any) -> Message:
         partition = collection_pb2.PartitionStats(
             shard=0, address="127.0.0.1:7001", metrics_address="127.0.0.1:9091", reachable=True, state="exact",
-            records=len(self.records[request.name]), tail=3, seq=self.seq, recipe="Flat",
+            records=len(self.records[request.name]), tail=3, seq=self.seq, recipe="Flat", nprobe=8,
+            index=collection_pb2.IndexStats(
+                reason="few records", rerank_factor=10, recall=0.96875, samples=200, real_samples=150,
+                dead_rows=77, index_bytes=5 * 1024**2, disk_bytes=3 * 1024**3,
+                curve=[collection_pb2.RecallPoint(nprobe=4, rerank_factor=2.5, recall=0.75, seconds=0.5)],
+            ),
         )  # fmt: skip
         return collection_pb2.GetCollectionStatsResponse(
             collection=self.find(request.name),
@@ -151,6 +159,9 @@ class Fake(grpc.GenericRpcHandler):
         )
 
     def delete(self, request: Any) -> Message:
+        """By ids, or all of them where there is a filter."""
+        if request.filter:
+            request.ids.extend(self.records[request.collection])
         gone = [self.records[request.collection].pop(id, None) for id in request.ids]
         self.seq += 1
         return record_pb2.DeleteRecordsResponse(seq=self.seq, deleted=sum(one is not None for one in gone))
@@ -203,7 +214,7 @@ class Fake(grpc.GenericRpcHandler):
                 shards_searched=1, shards_total=2, records_searched=len(scored), records_total=2 * len(scored),
                 fraction=0.5, unreachable=[search_pb2.UnreachableShard(shard=1, reason="gone")],
             ),
-            index=search_pb2.IndexInfo(exact=True, seq=self.seq),
+            index=search_pb2.IndexInfo(exact=True, seq=self.seq, rerank_factor=2.5, recall=0.75, matching=7),
             timings=search_pb2.Timings(total=0.002),
         )  # fmt: skip
 

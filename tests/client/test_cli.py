@@ -66,6 +66,18 @@ def test_search_prints_a_table(vitrail: Shell, folder: Path) -> None:
     assert "coverage 0.500: 2 of 4 records on 1 of 2 shards; exact; 2.0 ms" in result.stdout
 
 
+def test_search_with_a_filter(vitrail: Shell, fake: Fake, folder: Path) -> None:
+    """The filter and the target recall travel, and the line says what came of them."""
+    vitrail("index", folder, "-c", "c")
+    words = ["search", "-c", "c", "--like", "hat/0.png", "--filter", "category = 'hat'", "--target-recall", 0.75]
+    printed = vitrail(*words).stdout
+    assert "7 records meet the filter" in printed
+    (request,) = fake.requests["SearchRequest"]
+    assert (request.filter, request.parameters.target_recall) == ("category = 'hat'", 0.75)
+    found = json.loads(vitrail(*words, "--json").stdout)
+    assert (found["index"]["matching"], found["index"]["recall"]) == (7, 0.75)
+
+
 @pytest.mark.parametrize("kind", ["image", "like", "vector"])
 def test_search_as_json(vitrail: Shell, folder: Path, tmp_path: Path, kind: str) -> None:
     """A photo, an id and a .npy file are queries; --json gives hits and figures."""
@@ -98,6 +110,13 @@ def test_stats(vitrail: Shell, folder: Path) -> None:
         assert "c: 2 records of 4 dimensions, seq 2" in printed
         assert "127.0.0.1:9091" in printed
         assert "unreachable" in printed
+        assert "dead rows" in printed
+        row = next(line for line in printed.splitlines() if "few records" in line)
+        assert [cell.strip() for cell in row.strip("│").split("│")] == [
+            "0", "Flat", "8", "×10", "0.969", "200 (150 of callers)", "5 MiB", "3.0 GiB", "few records",
+        ]  # fmt: skip
+    first = json.loads(vitrail("stats", "c", "--json").stdout)["partitions"][0]
+    assert (first["index"]["dead_rows"], first["index"]["curve"][0]["recall"]) == (77, 0.75)
     assert json.loads(vitrail("stats", "c", "--json").stdout)["partitions"][0]["tail"] == 3
     assert len(json.loads(vitrail("stats", "--json").stdout)) == 1
 
@@ -106,6 +125,10 @@ def test_collections(vitrail: Shell, fake: Fake) -> None:
     """They are created, listed and deleted, and deleting asks first."""
     assert vitrail("collections", "create", "v", "--dimension", 8, "--metric", "euclidean").exit_code == 0
     assert "euclidean" in vitrail("collections").stdout
+    attributes = ["--attribute", "price:float", "--attribute", "tags:strings"]
+    made = json.loads(vitrail("collections", "create", "a", *attributes, "--json").stdout)
+    assert made[0]["attributes"] == {"price": "float", "tags": "strings"}
+    assert vitrail("collections", "delete", "a", "--yes").exit_code == 0
     assert json.loads(vitrail("collections", "--json").stdout)[0]["dimension"] == 8
     assert vitrail("collections", "delete", "v", stdin="n\n").exit_code == 1
     assert "v" in fake.collections
@@ -143,6 +166,8 @@ def test_errors_are_one_line(vitrail: Shell, words: list[str], message: str) -> 
         ["index", "/no/such", "-c", "c"],
         ["index", "/tmp"],
         ["collections", "create", "c", "--metric", "manhattan"],
+        ["collections", "create", "c", "--attribute", "price"],
+        ["collections", "create", "c", "--attribute", "price:money"],
     ],
 )
 def test_wrong_usage(vitrail: Shell, fake: Fake, words: list[str]) -> None:

@@ -17,10 +17,13 @@ from vitrail.client import (
     DeadlineExceeded,
     EmbeddingSpaceMismatch,
     FailedPrecondition,
+    IndexOptions,
+    IndexStats,
     InvalidArgument,
     ItemError,
     NotFound,
     Query,
+    RecallPoint,
     Record,
     ResourceExhausted,
     SearchResult,
@@ -51,6 +54,27 @@ async def test_collections_live_and_die(client: Any) -> None:
     await client.delete_collection("c")
     with pytest.raises(NotFound):
         await client.get_collection("c")
+
+
+async def test_index_options(client: Any) -> None:
+    """They come back as they were given, and what was not given is None."""
+    given = IndexOptions(lists=64, bits=8, rerank_factor=2.5, target_recall=0.75)
+    assert (await client.create_collection("c", index=given)).index == given
+    assert (await client.update_collection("c", train_at=60)).index == given
+    assert (await client.update_collection("c", index=IndexOptions(nprobe=8))).index == IndexOptions(nprobe=8)
+    assert (await client.create_collection("d")).index == IndexOptions()
+
+
+async def test_deleting_by_filter(client: Any, fake: Fake) -> None:
+    """It is one call, and never both or neither."""
+    await filled(client)
+    assert (await client.delete("c", filter="letter IS NOT NULL")).deleted == 3
+    assert [request.filter for request in fake.requests["DeleteRecordsRequest"]] == ["letter IS NOT NULL"]
+    for wrong in ({}, {"ids": ["a"], "filter": "letter = 'a'"}):
+        with pytest.raises(InvalidArgument) as refused:
+            await client.delete("c", **wrong)
+        assert refused.value.field == "ids"
+    assert len(fake.requests["DeleteRecordsRequest"]) == 1
 
 
 async def test_exist_ok_returns_what_is_there(client: Any) -> None:
@@ -105,6 +129,21 @@ async def test_parameters_arrive(client: Any, fake: Fake) -> None:
     assert (full.parameters.nprobe, full.parameters.rerank_factor, full.parameters.exact) == (3, 2.5, True)
     assert full.HasField("min_score")
     assert full.min_coverage == pytest.approx(0.9)
+    assert (plain.filter, plain.parameters.HasField("target_recall")) == ("", False)
+
+
+async def test_filters_arrive(client: Any, fake: Fake) -> None:
+    """With a search and with each call of a batch; so does the target recall, and the answer says what came of it."""
+    await filled(client)
+    result = await client.search("c", like="a", filter="letter = 'a'", target_recall=0.75)
+    assert (result.index.rerank_factor, result.index.recall, result.index.matching) == (2.5, 0.75, 7)
+    await client.search_batch("c", [Query(like="a")], filter="letter = 'a'", target_recall=0.75)
+    await client.search_batch("c", vectors=np.ones((1, 4)), filter="letter = 'a'", target_recall=0.75)
+    sent = [*fake.requests["SearchRequest"], *fake.requests["BatchSearchRequest"]]
+    assert [(one.filter, one.parameters.target_recall) for one in sent] == [("letter = 'a'", 0.75)] * 3
+    with pytest.raises(InvalidArgument) as refused:
+        await client.search("c", like="a", filter="letter = '\ud800'")
+    assert refused.value.field == "filter"
 
 
 async def test_examples_arrive(client: Any, fake: Fake) -> None:
@@ -298,6 +337,11 @@ async def test_stats(client: Any) -> None:
     first, second = stats.partitions
     assert (first.shard, first.state, first.records, first.tail, first.reachable) == (0, "exact", 3, 3, True)
     assert (second.shard, second.reachable) == (1, False)
+    assert first.index == IndexStats(
+        reason="few records", rerank_factor=10, recall=0.96875, samples=200, real_samples=150, dead_rows=77,
+        index_bytes=5 * MIB, disk_bytes=3072 * MIB, curve=(RecallPoint(4, 2.5, 0.75, 0.5),),
+    )  # fmt: skip
+    assert second.index == IndexStats()
 
 
 async def test_a_cancelled_index_stops(fake: Fake, tmp_path: Path) -> None:

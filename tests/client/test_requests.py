@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 from tests.client.pictures import photo, pixels
 
-from vitrail.client import InvalidArgument, Query, Record, ResourceExhausted, VitrailError
+from vitrail.client import IndexOptions, InvalidArgument, Query, Record, ResourceExhausted, VitrailError
 from vitrail.client.batches import MESSAGE_LIMIT
 from vitrail.client.requests import (
     SearchOptions,
@@ -20,8 +20,8 @@ from vitrail.rpc.attributes import from_values
 
 def options(**changes: Any) -> SearchOptions:
     return SearchOptions(**{
-        "top_k": 10, "nprobe": None, "rerank_factor": None, "exact": False, "min_score": None,
-        "min_coverage": 0.0, "include": (), **changes,
+        "top_k": 10, "nprobe": None, "rerank_factor": None, "exact": False, "target_recall": None,
+        "filter": None, "min_score": None, "min_coverage": 0.0, "include": (), **changes,
     })  # fmt: skip
 
 
@@ -130,13 +130,14 @@ def test_wrong_options_are_refused(wrong: dict[str, Any], field: str) -> None:
         ({"dimension": 0}, "dimension"),
         ({"train_at": 0}, "train_at"),
         ({"attributes": {"price": "money"}}, "attributes.price"),
+        ({"index": IndexOptions(lists=2**31)}, "index.lists"),
     ],
 )
 def test_wrong_definitions_are_refused(wrong: dict[str, Any], field: str) -> None:
     """What the wire would read as "not given", or could not carry, is refused and named."""
     given: dict[str, Any] = {
         "embedder": None, "dimension": None, "metric": "cosine", "attributes": None, "train_at": 100,
-        "thumbnails": False, **wrong,
+        "thumbnails": False, "index": None, **wrong,
     }  # fmt: skip
     with pytest.raises(VitrailError) as refused:
         create_collection_request("a", **given)

@@ -1,15 +1,17 @@
 """`vitrail collections`: list, create and delete them."""
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, cast, get_args
 
 import typer
 
 from vitrail.cli.common import DEFAULT_ADDRESS, Address, AsJson, connected, print_json, print_table
 from vitrail.client import Collection
+from vitrail.client.models import AttributeType
 
 app = typer.Typer(help="List, create and delete collections.")
 
+TYPES: tuple[str, ...] = get_args(AttributeType)
 COLUMNS = ["name", "dimension", "metric", "embedder", "train at", "thumbnails", "attributes", "created"]
 
 
@@ -41,16 +43,22 @@ def create(
         int, typer.Option(min=1, help="Records of one shard from which on its index trains itself.")
     ] = 10_000,
     thumbnails: Annotated[bool, typer.Option("--thumbnails", help="Keep a small JPEG of each image.")] = False,
+    attribute: Annotated[
+        list[str] | None,
+        typer.Option(help=f"As NAME:TYPE, any number of times; a type is one of {', '.join(TYPES)}."),
+    ] = None,
     address: Address = DEFAULT_ADDRESS,
     as_json: AsJson = False,
 ) -> None:
     """Create a collection."""
+    types = dict(map(_attribute, attribute or ()))
     with connected(address) as client:
         made = client.create_collection(
             name,
             embedder=embedder,
             dimension=dimension,
             metric=metric.value,
+            attributes=types,
             train_at=train_at,
             thumbnails=thumbnails,
         )
@@ -68,6 +76,13 @@ def delete(
         typer.confirm(f"Delete {name!r} and all its records?", abort=True)
     with connected(address) as client:
         client.delete_collection(name)
+
+
+def _attribute(text: str) -> tuple[str, AttributeType]:
+    name, colon, kind = text.partition(":")
+    if not colon or kind not in TYPES:
+        raise typer.BadParameter(f"{text!r} is not NAME:TYPE with one of {', '.join(TYPES)}")
+    return name, cast("AttributeType", kind)
 
 
 def _print(every: list[Collection], as_json: bool) -> None:

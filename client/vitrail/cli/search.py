@@ -29,6 +29,13 @@ def search(
     top_k: Annotated[int, typer.Option("--top-k", "-k", help="How many hits, 1 to 1,000.")] = 10,
     nprobe: Annotated[int | None, typer.Option(help="Lists of the trained index to probe.")] = None,
     exact: Annotated[bool, typer.Option("--exact", help="Compare with every record.")] = False,
+    target_recall: Annotated[
+        float | None, typer.Option(help="The share of the nearest records to find, above 0 and below 1.")
+    ] = None,
+    condition: Annotated[
+        str | None,
+        typer.Option("--filter", "-f", help="Only records that meet it: \"category = 'hat' AND price < 80\"."),
+    ] = None,
     min_score: Annotated[float | None, typer.Option(help="Only hits that score at least this.")] = None,
     gallery_path: Annotated[
         Path | None, typer.Option("--gallery", help="Write the pictures to this .html or .png too.")
@@ -48,6 +55,8 @@ def search(
             top_k=top_k,
             nprobe=nprobe,
             exact=exact,
+            target_recall=target_recall,
+            filter=condition,
             min_score=min_score,
             include=("attributes", "uri", "thumbnail") if gallery_path else ("attributes", "uri"),
         )
@@ -57,7 +66,7 @@ def search(
     if as_json:
         print_json(_figures(result))
     else:
-        _print(result, gallery_path)
+        _print(result, gallery_path, filtered=bool(condition))
 
 
 def _load(path: Path) -> Any:
@@ -67,10 +76,12 @@ def _load(path: Path) -> Any:
         fail(f"{path} is not a .npy file of numbers")
 
 
-def _print(result: SearchResult, gallery_path: Path | None) -> None:
+def _print(result: SearchResult, gallery_path: Path | None, *, filtered: bool) -> None:
     rows = [(rank, hit.score, hit.id, _shown(hit)) for rank, hit in enumerate(result.hits, 1)]
     print_table(["rank", "score", "id", "attributes"], rows)
     typer.echo(_summary(result))
+    if filtered:
+        typer.echo(f"{result.index.matching:,} records meet the filter")
     if gallery_path:
         typer.echo(f"gallery: {gallery_path}")
 
@@ -83,6 +94,8 @@ def _summary(result: SearchResult) -> str:
     """How much was searched and how, in one line."""
     coverage, index = result.coverage, result.index
     how = f"trained index, nprobe {index.nprobe}" if index.trained else "partly trained"
+    if index.recall:
+        how += f", recall about {index.recall:.3f}"
     return (
         f"coverage {coverage.fraction:.3f}: {coverage.records_searched:,} of {coverage.records_total:,} records on "
         f"{coverage.shards_searched} of {coverage.shards_total} shards; {'exact' if index.exact else how}; "

@@ -7,18 +7,8 @@ import typer
 from vitrail.cli.common import DEFAULT_ADDRESS, Address, AsJson, connected, print_json, print_table
 from vitrail.client import CollectionStats, PartitionStats
 
-COLUMNS = [
-    "shard",
-    "state",
-    "records",
-    "tail",
-    "seq",
-    "busy",
-    "recipe",
-    "nprobe",
-    "address",
-    "metrics",
-]
+SHARDS = ["shard", "state", "records", "tail", "dead rows", "seq", "busy", "address", "metrics"]
+INDEXES = ["shard", "recipe", "nprobe", "rerank", "recall@10", "samples", "RAM", "disk", "why"]
 
 
 def stats(
@@ -41,20 +31,44 @@ def stats(
 
 def _print(one: CollectionStats) -> None:
     title = f"{one.collection.name}: {one.records:,} records of {one.collection.dimension} dimensions, seq {one.seq:,}"
-    print_table(COLUMNS, map(_row, one.partitions), title=title)
+    print_table(SHARDS, map(_shard, one.partitions), title=title)
+    print_table(INDEXES, map(_index, one.partitions))
     typer.echo(f"the coordinator's metrics: {one.metrics_address}")
 
 
-def _row(partition: PartitionStats) -> list[object]:
+def _shard(partition: PartitionStats) -> list[object]:
     return [
         partition.shard,
         partition.state if partition.reachable else "unreachable",
         partition.records,
         partition.tail,
+        partition.index.dead_rows,
         partition.seq,
         partition.busy,
-        partition.recipe,
-        partition.nprobe,
         partition.address,
         partition.metrics_address,
     ]
+
+
+def _index(partition: PartitionStats) -> list[object]:
+    index = partition.index
+    return [
+        partition.shard,
+        partition.recipe,
+        partition.nprobe,
+        f"×{index.rerank_factor:g}" if index.rerank_factor else "",
+        f"{index.recall:.3f}" if index.samples else "",
+        f"{index.samples:,} ({index.real_samples:,} of callers)" if index.samples else "not yet",
+        _size(index.index_bytes),
+        _size(index.disk_bytes),
+        index.reason,
+    ]
+
+
+def _size(count: float) -> str:
+    """Bytes for people."""
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}"
+        count /= 1024
+    return f"{count:.1f} GiB"

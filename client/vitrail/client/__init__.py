@@ -5,7 +5,7 @@ from vitrail.client import Client, Record
 with Client("localhost:50051") as client:
     client.create_collection("clothes")
     client.upsert("clothes", [Record(id="a", image="a.jpg", attributes={"category": "hat"})])
-    result = client.search("clothes", image="query.jpg", top_k=10)
+    result = client.search("clothes", image="query.jpg", top_k=10, filter="category = 'hat'")
 """
 
 from vitrail.client.async_client import AsyncClient
@@ -18,10 +18,13 @@ from vitrail.client.models import (
     FileError,
     Hit,
     IndexInfo,
+    IndexOptions,
     IndexReport,
+    IndexStats,
     ItemError,
     PartitionStats,
     Query,
+    RecallPoint,
     Record,
     SearchResult,
     StoredRecord,
@@ -54,12 +57,15 @@ __all__ = [
     "FileError",
     "Hit",
     "IndexInfo",
+    "IndexOptions",
     "IndexReport",
+    "IndexStats",
     "InvalidArgument",
     "ItemError",
     "NotFound",
     "PartitionStats",
     "Query",
+    "RecallPoint",
     "Record",
     "ResourceExhausted",
     "SearchResult",

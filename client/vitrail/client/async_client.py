@@ -21,6 +21,7 @@ from vitrail.client.models import (
     DeleteResult,
     Example,
     Included,
+    IndexOptions,
     IndexReport,
     Metric,
     Query,
@@ -80,11 +81,12 @@ class AsyncClient:
         attributes: Mapping[str, AttributeType] | None = None,
         train_at: int = 10_000,
         thumbnails: bool = False,
+        index: IndexOptions | None = None,
         exist_ok: bool = False,
     ) -> Collection:
         """See `Client.create_collection`."""
         request = requests.create_collection_request(
-            name, embedder, dimension, metric, attributes, train_at, thumbnails
+            name, embedder, dimension, metric, attributes, train_at, thumbnails, index
         )
         return await self._run(operations.create_collection(request, exist_ok))
 
@@ -103,9 +105,10 @@ class AsyncClient:
         train_at: int | None = None,
         thumbnails: bool | None = None,
         attributes: Mapping[str, AttributeType] | None = None,
+        index: IndexOptions | None = None,
     ) -> Collection:
         """See `Client.update_collection`."""
-        request = requests.update_collection_request(name, train_at, thumbnails, attributes)
+        request = requests.update_collection_request(name, train_at, thumbnails, attributes, index)
         return await self._run(operations.update_collection(request))
 
     async def delete_collection(self, name: str) -> None:
@@ -146,9 +149,16 @@ class AsyncClient:
                 yield record
             more = bool(token)
 
-    async def delete(self, name: str, ids: Iterable[str], *, timeout: float | None = None) -> DeleteResult:
+    async def delete(
+        self,
+        name: str,
+        ids: Iterable[str] | None = None,
+        *,
+        filter: str | None = None,
+        timeout: float | None = None,
+    ) -> DeleteResult:
         """See `Client.delete`."""
-        return await self._run(operations.delete(name, ids), timeout)
+        return await self._run(operations.delete(name, ids, filter), timeout)
 
     async def search(
         self,
@@ -163,6 +173,8 @@ class AsyncClient:
         nprobe: int | None = None,
         rerank_factor: float | None = None,
         exact: bool = False,
+        target_recall: float | None = None,
+        filter: str | None = None,
         min_score: float | None = None,
         min_coverage: float = 0.0,
         include: Iterable[Included] = ("attributes",),
@@ -170,7 +182,9 @@ class AsyncClient:
         timeout: float | None = None,
     ) -> SearchResult:
         """See `Client.search`."""
-        options = SearchOptions(top_k, nprobe, rerank_factor, exact, min_score, min_coverage, include)
+        options = SearchOptions(
+            top_k, nprobe, rerank_factor, exact, target_recall, filter, min_score, min_coverage, include
+        )
         operation = operations.search(name, Query(image, vector, like, liked, disliked), options, space)
         return await self._run(operation, timeout, in_thread=image is not None or len(liked) > 0)
 
@@ -185,6 +199,8 @@ class AsyncClient:
         nprobe: int | None = None,
         rerank_factor: float | None = None,
         exact: bool = False,
+        target_recall: float | None = None,
+        filter: str | None = None,
         min_score: float | None = None,
         min_coverage: float = 0.0,
         include: Iterable[Included] = ("attributes",),
@@ -192,7 +208,9 @@ class AsyncClient:
         timeout: float | None = None,
     ) -> BatchResults:
         """See `Client.search_batch`."""
-        options = SearchOptions(top_k, nprobe, rerank_factor, exact, min_score, min_coverage, include)
+        options = SearchOptions(
+            top_k, nprobe, rerank_factor, exact, target_recall, filter, min_score, min_coverage, include
+        )
         operation = operations.search_batch(name, queries, images, vectors, options, space)
         return await self._run(operation, timeout, in_thread=True)
 

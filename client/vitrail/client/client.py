@@ -22,6 +22,7 @@ from vitrail.client.models import (
     DeleteResult,
     Example,
     Included,
+    IndexOptions,
     IndexReport,
     Metric,
     Query,
@@ -89,6 +90,7 @@ class Client:
         attributes: Mapping[str, AttributeType] | None = None,
         train_at: int = 10_000,
         thumbnails: bool = False,
+        index: IndexOptions | None = None,
         exist_ok: bool = False,
     ) -> Collection:
         """Create a collection.
@@ -102,13 +104,14 @@ class Client:
             attributes: Types by name. What is not declared is fixed by its first value.
             train_at: Live records of one shard from which on its partition trains itself.
             thumbnails: Keep a small JPEG of each image, to be returned with hits.
+            index: What is not to be left to the partitions to choose about their index.
             exist_ok: Return a collection of that name, whatever it is like, where there is one.
 
         Raises:
             AlreadyExists: There is one of that name.
         """
         request = requests.create_collection_request(
-            name, embedder, dimension, metric, attributes, train_at, thumbnails
+            name, embedder, dimension, metric, attributes, train_at, thumbnails, index
         )
         return self._run(operations.create_collection(request, exist_ok))
 
@@ -127,9 +130,13 @@ class Client:
         train_at: int | None = None,
         thumbnails: bool | None = None,
         attributes: Mapping[str, AttributeType] | None = None,
+        index: IndexOptions | None = None,
     ) -> Collection:
-        """Change what is given; attributes are added to the schema."""
-        request = requests.update_collection_request(name, train_at, thumbnails, attributes)
+        """Change what is given; attributes are added to the schema.
+
+        `index` replaces what was given before as a whole, and is built into the index at its next training.
+        """
+        request = requests.update_collection_request(name, train_at, thumbnails, attributes, index)
         return self._run(operations.update_collection(request))
 
     def delete_collection(self, name: str) -> None:
@@ -191,9 +198,29 @@ class Client:
             yield from records
             more = bool(token)
 
-    def delete(self, name: str, ids: Iterable[str], *, timeout: float | None = None) -> DeleteResult:
-        """Delete records. Ids that do not exist are not an error."""
-        return self._run(operations.delete(name, ids), timeout)
+    def delete(
+        self,
+        name: str,
+        ids: Iterable[str] | None = None,
+        *,
+        filter: str | None = None,
+        timeout: float | None = None,
+    ) -> DeleteResult:
+        """Delete records by their ids, or all that meet a filter.
+
+        By filter, every shard must have applied what was written before the call; that is waited for within the
+        timeout. A record that is written again meanwhile stays.
+
+        Args:
+            name: Of the collection.
+            ids: Any number. Ids that do not exist are not an error.
+            filter: A condition on attributes, as in `search`, instead of ids.
+            timeout: Seconds for each call, instead of the client's.
+
+        Raises:
+            Unavailable: By filter, a shard could not be asked or did not catch up: nothing was deleted.
+        """
+        return self._run(operations.delete(name, ids, filter), timeout)
 
     def search(
         self,
@@ -208,6 +235,8 @@ class Client:
         nprobe: int | None = None,
         rerank_factor: float | None = None,
         exact: bool = False,
+        target_recall: float | None = None,
+        filter: str | None = None,
         min_score: float | None = None,
         min_coverage: float = 0.0,
         include: Iterable[Included] = ("attributes",),
@@ -227,6 +256,9 @@ class Client:
             nprobe: Lists of the trained index to probe. Chosen by the partition where not given.
             rerank_factor: Candidates that are compared exactly, as a multiple of `top_k`.
             exact: Compare with every record.
+            target_recall: The share of the true nearest records that is to be found, above 0 and below 1: each
+                partition takes the cheapest parameters that reach it. Instead of `nprobe` and `rerank_factor`.
+            filter: Only records whose attributes meet this condition, SQL-like: "category = 'hat' AND price < 80".
             min_score: Only hits that score at least this.
             min_coverage: Raise `Unavailable` rather than answer from a smaller share of the records, 0 to 1.
             include: What comes with each hit: "attributes", and "uri", "vector", "thumbnail", which the
@@ -234,7 +266,9 @@ class Client:
             space: The embedding space the vector was made in, to be refused where it is not the collection's.
             timeout: Seconds for the call, instead of the client's.
         """
-        options = SearchOptions(top_k, nprobe, rerank_factor, exact, min_score, min_coverage, include)
+        options = SearchOptions(
+            top_k, nprobe, rerank_factor, exact, target_recall, filter, min_score, min_coverage, include
+        )
         query = Query(image, vector, like, liked, disliked)
         return self._run(operations.search(name, query, options, space), timeout)
 
@@ -249,6 +283,8 @@ class Client:
         nprobe: int | None = None,
         rerank_factor: float | None = None,
         exact: bool = False,
+        target_recall: float | None = None,
+        filter: str | None = None,
         min_score: float | None = None,
         min_coverage: float = 0.0,
         include: Iterable[Included] = ("attributes",),
@@ -260,7 +296,9 @@ class Client:
         Returns:
             One a query, in order: a `SearchResult`, or an `ItemError` for a query that is wrong.
         """
-        options = SearchOptions(top_k, nprobe, rerank_factor, exact, min_score, min_coverage, include)
+        options = SearchOptions(
+            top_k, nprobe, rerank_factor, exact, target_recall, filter, min_score, min_coverage, include
+        )
         return self._run(operations.search_batch(name, queries, images, vectors, options, space), timeout)
 
     def index(

@@ -105,7 +105,7 @@ class UpsertResult:
 
 @dataclass(frozen=True, slots=True)
 class DeleteResult:
-    """What became of the ids given to `delete`.
+    """What became of the ids, or of the filter, given to `delete`.
 
     Attributes:
         seq: The collection's sequence number once they were deleted; 0 where none was.
@@ -184,6 +184,10 @@ class IndexInfo:
         version: Changes with each trained index that a shard swaps in.
         space: The embedding space of the collection.
         seq: The smallest sequence number applied, over the shards that answered.
+        rerank_factor: Candidates that were compared exactly, as a multiple of `top_k`: the largest of a shard.
+        recall: What the partitions have measured for these parameters on sampled queries without a filter, the
+            smallest of a shard; 1 where exact, 0 where not yet measured.
+        matching: With a filter, how many records met it, over the shards that answered.
     """
 
     trained: bool
@@ -192,6 +196,9 @@ class IndexInfo:
     version: str
     space: str
     seq: int
+    rerank_factor: float = 0.0
+    recall: float = 0.0
+    matching: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,6 +248,31 @@ BatchResults: TypeAlias = list[SearchResult | ItemError]
 
 
 @dataclass(frozen=True, slots=True)
+class IndexOptions:
+    """How the partitions of a collection are to build and search their trained index.
+
+    What is None, each partition chooses from its records, the dimension and its memory budget, and measures.
+
+    Attributes:
+        components: Dimensions that the PCA keeps.
+        lists: Lists that the vectors are divided among.
+        code_bytes: Bytes of a vector's code in RAM.
+        bits: Bits of one part of the code: 4 (fast) or 8 (more exact).
+        nprobe: Lists that a search probes where it does not say.
+        rerank_factor: Candidates that it compares exactly, as a multiple of `top_k`.
+        target_recall: The recall that searches are to have where they do not ask for another; 0.95 where None.
+    """
+
+    components: int | None = None
+    lists: int | None = None
+    code_bytes: int | None = None
+    bits: int | None = None
+    nprobe: int | None = None
+    rerank_factor: float | None = None
+    target_recall: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Collection:
     """A named set of records that share one embedding space, one metric and one schema.
 
@@ -255,6 +287,7 @@ class Collection:
         train_at: Live records of one shard from which on its partition trains itself.
         thumbnails: Whether a small JPEG of each image is kept.
         created: In UTC.
+        index: What is not left to the partitions to choose.
     """
 
     name: str
@@ -267,6 +300,44 @@ class Collection:
     train_at: int
     thumbnails: bool
     created: datetime
+    index: IndexOptions = IndexOptions()
+
+
+@dataclass(frozen=True, slots=True)
+class RecallPoint:
+    """What a partition would find with other parameters, and how long one query would take it, in seconds."""
+
+    nprobe: int
+    rerank_factor: float
+    recall: float
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class IndexStats:
+    """What one partition has in RAM and on disk, and how well it finds.
+
+    Attributes:
+        reason: Why the recipe is what it is, for people.
+        rerank_factor: Candidates compared exactly by default, as a multiple of `top_k`.
+        recall: Recall@10 of the default parameters against exact search, over the latest sampled queries.
+        samples: How many queries that is the mean of; 0 where it was not yet measured.
+        real_samples: How many of them were callers' own; the others are records of the partition.
+        curve: What other parameters would find, cheapest first.
+        dead_rows: Rows that were deleted or replaced and still take room.
+        index_bytes: Of the trained index, in RAM.
+        disk_bytes: Of all files.
+    """
+
+    reason: str = ""
+    rerank_factor: float = 0.0
+    recall: float = 0.0
+    samples: int = 0
+    real_samples: int = 0
+    curve: tuple[RecallPoint, ...] = ()
+    dead_rows: int = 0
+    index_bytes: int = 0
+    disk_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,6 +357,7 @@ class PartitionStats:
         version: Changes with each trained index that is swapped in.
         recipe: The trained index in FAISS's factory language, or "Flat".
         nprobe: Lists probed by default; 0 where exact.
+        index: Its size, and how well it finds.
     """
 
     shard: int
@@ -300,6 +372,7 @@ class PartitionStats:
     version: str
     recipe: str
     nprobe: int
+    index: IndexStats = IndexStats()
 
 
 @dataclass(frozen=True, slots=True)

@@ -184,7 +184,21 @@ def list_page(
     return list(map(responses.stored_record, response.records)), response.next_page_token
 
 
-def delete(name: str, ids: Iterable[str]) -> Operation[DeleteResult]:
+def delete(name: str, ids: Iterable[str] | None, filter: str | None) -> Operation[DeleteResult]:
+    """Either of the two forms of `delete`."""
+    if ids is not None and filter is None:
+        return delete_ids(name, ids)
+    if ids is None and filter is not None:
+        return delete_matching(name, filter)
+    raise InvalidArgument("give either ids or a filter", field="ids")
+
+
+def delete_matching(name: str, filter: str) -> Operation[DeleteResult]:
+    response = yield from send(DELETE, requests.delete_request(name, filter))
+    return DeleteResult(response.seq, response.deleted)
+
+
+def delete_ids(name: str, ids: Iterable[str]) -> Operation[DeleteResult]:
     if isinstance(ids, str):
         raise InvalidArgument("a list of ids, not a single one", field="ids")
     checked = (requests.checked_id(id, f"ids[{index}]") for index, id in enumerate(ids))

@@ -1,7 +1,7 @@
 """From the caller's values to the messages that travel."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, TypeVar, cast, get_args
 
 import numpy as np
@@ -10,7 +10,7 @@ from google.protobuf.message import Message
 from vitrail.client import images
 from vitrail.client.batches import MESSAGE_LIMIT
 from vitrail.client.images import ImageLike
-from vitrail.client.models import Example, Included, ItemError, Metric, Query, Record
+from vitrail.client.models import Example, Included, IndexOptions, ItemError, Metric, Query, Record
 from vitrail.client.vectors import VectorLike, to_vector
 from vitrail.rpc.attributes import TYPE_NAMES, AttributeValue, to_value
 from vitrail.rpc.errors import InvalidArgument, ResourceExhausted, VitrailError
@@ -24,6 +24,8 @@ METRICS: dict[Metric, types_pb2.Metric.ValueType] = {
     "inner_product": types_pb2.METRIC_INNER_PRODUCT,
     "euclidean": types_pb2.METRIC_EUCLIDEAN,
 }
+# Of the fields of IndexOptions, those that are no whole numbers.
+SHARES = ("rerank_factor", "target_recall")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,8 @@ class SearchOptions:
     nprobe: int | None
     rerank_factor: float | None
     exact: bool
+    target_recall: float | None
+    filter: str | None
     min_score: float | None
     min_coverage: float
     include: Iterable[Included]
@@ -46,7 +50,9 @@ class SearchOptions:
                 nprobe=None if self.nprobe is None else int32(self.nprobe, "nprobe"),
                 rerank_factor=self.rerank_factor,
                 exact=self.exact,
+                target_recall=self.target_recall,
             ),
+            "filter": utf8(self.filter or "", "filter"),
             "min_score": self.min_score,
             "min_coverage": self.min_coverage,
             "return_fields": search_pb2.ReturnFields(**included(self.include)),
@@ -61,6 +67,7 @@ def create_collection_request(
     attributes: Mapping[str, str] | None,
     train_at: int,
     thumbnails: bool,
+    index: IndexOptions | None,
 ) -> collection_pb2.CreateCollectionRequest:
     if metric not in METRICS:
         raise InvalidArgument(f"{metric!r} is none of {', '.join(METRICS)}", field="metric")
@@ -72,18 +79,34 @@ def create_collection_request(
         attributes=attribute_types(attributes or {}),
         train_at=positive(train_at, "train_at"),
         thumbnails=thumbnails,
+        index=None if index is None else index_options(index),
     )
 
 
 def update_collection_request(
-    name: str, train_at: int | None, thumbnails: bool | None, attributes: Mapping[str, str] | None
+    name: str,
+    train_at: int | None,
+    thumbnails: bool | None,
+    attributes: Mapping[str, str] | None,
+    index: IndexOptions | None,
 ) -> collection_pb2.UpdateCollectionRequest:
     return collection_pb2.UpdateCollectionRequest(
         name=name,
         train_at=None if train_at is None else positive(train_at, "train_at"),
         thumbnails=thumbnails,
         attributes=attribute_types(attributes or {}),
+        index=None if index is None else index_options(index),
     )
+
+
+def index_options(options: IndexOptions) -> collection_pb2.IndexOptions:
+    given = {name: value for name, value in asdict(options).items() if value is not None}
+    whole = {name: int32(value, f"index.{name}") for name, value in given.items() if name not in SHARES}
+    return collection_pb2.IndexOptions(**given | whole)
+
+
+def delete_request(name: str, filter: str) -> record_pb2.DeleteRecordsRequest:
+    return record_pb2.DeleteRecordsRequest(collection=name, filter=utf8(filter, "filter"))
 
 
 def record_input(record: Record, space: str | None) -> record_pb2.RecordInput:
@@ -209,6 +232,10 @@ def included(names: Iterable[str]) -> dict[str, bool]:
 def checked_id(value: str, field: str = "id") -> str:
     if not isinstance(value, str) or not value:
         raise InvalidArgument(f"an id is a string that is not empty, not {value!r}", field=field)
+    return utf8(value, field)
+
+
+def utf8(value: str, field: str) -> str:
     try:
         value.encode()
     except UnicodeEncodeError as error:

@@ -13,8 +13,11 @@ from vitrail.client.models import (
     Coverage,
     Hit,
     IndexInfo,
+    IndexOptions,
+    IndexStats,
     ItemError,
     PartitionStats,
+    RecallPoint,
     SearchResult,
     StoredRecord,
     Timings,
@@ -42,7 +45,12 @@ def collection(message: collection_pb2.Collection) -> Collection:
         train_at=message.train_at,
         thumbnails=message.thumbnails,
         created=message.create_time.ToDatetime(tzinfo=UTC),
+        index=index_options(message.index),
     )
+
+
+def index_options(message: collection_pb2.IndexOptions) -> IndexOptions:
+    return IndexOptions(**{descriptor.name: value for descriptor, value in message.ListFields()})
 
 
 def stored_record(message: record_pb2.Record) -> StoredRecord:
@@ -104,6 +112,9 @@ def index_info(message: search_pb2.IndexInfo) -> IndexInfo:
         version=message.version,
         space=message.space,
         seq=message.seq,
+        rerank_factor=message.rerank_factor,
+        recall=message.recall,
+        matching=message.matching,
     )
 
 
@@ -144,6 +155,23 @@ def partition_stats(message: collection_pb2.PartitionStats) -> PartitionStats:
         version=message.version,
         recipe=message.recipe,
         nprobe=message.nprobe,
+        index=index_stats(message.index),
+    )
+
+
+def index_stats(message: collection_pb2.IndexStats) -> IndexStats:
+    return IndexStats(
+        reason=message.reason,
+        rerank_factor=message.rerank_factor,
+        recall=message.recall,
+        samples=message.samples,
+        real_samples=message.real_samples,
+        curve=tuple(
+            RecallPoint(point.nprobe, point.rerank_factor, point.recall, point.seconds) for point in message.curve
+        ),
+        dead_rows=message.dead_rows,
+        index_bytes=message.index_bytes,
+        disk_bytes=message.disk_bytes,
     )
 
 
