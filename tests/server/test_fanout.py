@@ -91,7 +91,7 @@ async def asked(shard: FakeShard, batches: int) -> None:
 
 
 def ids(answer: Answer) -> list[list[str]]:
-    return [hits.ids for hits in answer.hits]
+    return [[id for _, id, _ in hits] for hits in answer.hits]
 
 
 def missing(answer: Answer) -> dict[int, str]:
@@ -103,7 +103,7 @@ async def test_all_shards_together() -> None:
     async with searching(*two_shards()) as here:
         answer = await here.search()
     assert ids(answer) == [["a", "b", "c"]]
-    assert answer.hits[0].scores == pytest.approx([1.0, 0.8, 0.1])
+    assert [-negative_score for negative_score, _, _ in answer.hits[0]] == pytest.approx([1.0, 0.8, 0.1])
     covered, index = answer.coverage, answer.index
     assert (covered.shards_searched, covered.shards_total, covered.records_searched) == (2, 2, 4)
     assert covered.fraction == 1.0

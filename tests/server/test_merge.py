@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vitrail.rpc.vectors import FLOAT32
-from vitrail.server.merge import Hits, Known, coverage, fits, index_info, merge
+from vitrail.server.merge import Known, coverage, fits, index_info, merge
 from vitrail.v1.log_pb2 import Cursor
 from vitrail.v1.shard_pb2 import GroupResult
 
@@ -51,7 +51,7 @@ def scored(text: str) -> list[Scored]:
 def test_merge(shards: str, k: int, merged: str) -> None:
     """The best come first: by score, then by id."""
     (hits,) = merge([found(scored(part)) for part in shards.split("|")], k)
-    assert hits.ids == merged.split()
+    assert [id for _, id, _ in hits] == merged.split()
 
 
 SCORES = st.sampled_from([-np.inf, -2.0, -1.0, -0.0, 0.0, 0.5, 1.0]) | st.floats(-1, 1, width=32)
@@ -74,7 +74,7 @@ def test_merging_equals_sorting_everything(queries: list[dict[str, tuple[int, fl
         found(*(best((name, score) for name, (at, score) in records.items() if at == shard) for records in queries))
         for shard in range(4)
     ]
-    assert [list(zip(hits.ids, hits.scores, strict=True)) for hits in merge(parts, k)] == everything
+    assert [[(id, -negative_score) for negative_score, id, _ in hits] for hits in merge(parts, k)] == everything
 
 
 def test_attributes_go_with_their_hits() -> None:
@@ -83,9 +83,9 @@ def test_attributes_go_with_their_hits() -> None:
     first.attributes.extend([b"x", b"", b"z"])
     second.attributes.append(b"w")
     assert merge([first, second], 2) == [
-        Hits(["a", "b"], [0.5, 0.25], [b"x", b""]),
-        Hits([], [], []),
-        Hits(["d", "c"], [1.0, -1.0], [b"w", b"z"]),
+        [(-0.5, "a", b"x"), (-0.25, "b", b"")],
+        [],
+        [(-1.0, "d", b"w"), (1.0, "c", b"z")],
     ]
 
 

@@ -21,7 +21,7 @@ from vitrail.rpc.deadline import Deadline
 from vitrail.rpc.errors import DeadlineExceeded, Unavailable, VitrailError
 from vitrail.server import metrics
 from vitrail.server.batching import Batcher, Ticket
-from vitrail.server.merge import Hits, Known, coverage, fits, index_info, merge
+from vitrail.server.merge import Found, Known, coverage, fits, index_info, merge
 from vitrail.server.topology import Shard, Topology, reason
 from vitrail.v1.filter_pb2 import Filter
 from vitrail.v1.search_pb2 import Coverage, IndexInfo, Timings
@@ -67,7 +67,7 @@ class Search:
 class Answer:
     """Hits of each query, best first, and how they were found."""
 
-    hits: list[Hits]
+    hits: list[list[Found]]
     coverage: Coverage
     index: IndexInfo
     timings: Timings
@@ -235,7 +235,7 @@ class Batch:
             return
         answered = time.monotonic()
         searched = [result for result in results.values() if not result.error]
-        hits = merge(searched, group.parameters.top_k) if searched else [Hits([], [], [])] * group.size
+        hits = merge(searched, group.parameters.top_k) if searched else [[] for _ in range(group.size)]
         covered = coverage([self._known(shard, group, results) for shard in self._shards])
         info = index_info(results, group.parameters.space)
         seconds = max(result.seconds for result in results.values())

@@ -15,7 +15,7 @@ from vitrail.server import metrics, validate
 from vitrail.server.deadlines import deadline_of
 from vitrail.server.fanout import Answer, Fanout, Parameters
 from vitrail.server.journal import Journal
-from vitrail.server.merge import Hits
+from vitrail.server.merge import Found
 from vitrail.server.queries import Queries, Target, stored_vector
 from vitrail.server.store import StoredRecord
 from vitrail.v1.collection_pb2 import Collection
@@ -123,7 +123,7 @@ class SearchService(SearchServiceServicer):
         kept = [wanted.keep(hits, target) for hits, target in zip(answer.hits, targets, strict=True)]
         stored: Mapping[str, StoredRecord] = {}
         if wanted.needs_store:
-            ids = list({id for hits in kept for id in hits.ids})
+            ids = list({id for hits in kept for _, id, _ in hits})
             content = {"vectors": wanted.fields.vector, "thumbnails": wanted.fields.thumbnail}
             stored = await self._journal.read(self._journal.store.get, collection.uid, ids, **content)
         common = SearchResponse(coverage=answer.coverage, index=answer.index, timings=answer.timings)
@@ -133,13 +133,12 @@ class SearchService(SearchServiceServicer):
                 response.timings.MergeFrom(
                     Timings(decode=target.decode, embed_wait=target.embed_wait, embed=target.embed)
                 )
-            for id, score in zip(hits.ids, hits.scores, strict=True):
-                response.hits.add(id=id, score=score)
-            for hit, attributes in zip(response.hits, hits.attributes, strict=False):
-                hit.attributes.MergeFrom(Attributes.FromString(attributes).fields)
-            if stored:
-                for hit in response.hits:
-                    wanted.add_stored(hit, stored.get(hit.id), collection)
+            for negative_score, id, attributes in hits:
+                hit = response.hits.add(id=id, score=-negative_score)
+                if attributes:
+                    hit.attributes.MergeFrom(Attributes.FromString(attributes).fields)
+                if id in stored:
+                    wanted.add_stored(hit, stored[id], collection)
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,21 +172,14 @@ class Wanted:
                 f"{fraction:.3f} of the records could be searched, {self.min_coverage:.3f} were asked for"
             )
 
-    def keep(self, hits: Hits, target: Target) -> Hits:
+    def keep(self, hits: list[Found], target: Target) -> list[Found]:
         """The hits without those that were not asked for."""
         if self.min_score == -np.inf and not target.left_out:
             return hits
-        kept = [
-            place
-            for place, (id, score) in enumerate(zip(hits.ids, hits.scores, strict=True))
-            if score >= self.min_score and id not in target.left_out
-        ]
-        return hits.at(kept[: self.top_k])
+        return [hit for hit in hits if -hit[0] >= self.min_score and hit[1] not in target.left_out][: self.top_k]
 
-    def add_stored(self, hit: Hit, stored: StoredRecord | None, collection: Collection) -> None:
-        """Add what only the store knows of a hit; nothing of one that was deleted meanwhile."""
-        if stored is None:
-            return
+    def add_stored(self, hit: Hit, stored: StoredRecord, collection: Collection) -> None:
+        """Add what only the store knows of a hit."""
         if self.fields.vector:
             row = stored_vector(stored.vector, collection.dimension)
             hit.vector.CopyFrom(Vector(data=vectors.to_bytes(row), space=collection.space))
