@@ -327,6 +327,7 @@ CASES: list[tuple[str, Record, Filter, bool]] = [
     ("zeros count for equality", {"a": text("a\0")}, compare("a", EQUAL, text("a")), False),
     ("before 1970", {"a": moment(-1, 500_000_000)}, compare("a", LESS, moment(0)), True),
     ("half a second is less", {"a": moment(-1, 500_000_000)}, compare("a", GREATER, moment(-1)), True),
+    ("it is rounded down", {"a": moment(5, 1999)}, compare("a", EQUAL, moment(5, 1000)), True),
     ("finer than a microsecond does not count", {"a": moment(5, 1)}, compare("a", EQUAL, moment(5, 999)), True),
     ("the first moment there is", {"a": moment(-62_135_596_800)}, compare("a", LESS, moment(-62_135_596_799)), True),
     ("a moment that no calendar has", {"a": moment(2**62)}, compare("a", GREATER, moment(253_402_300_799)), True),
