@@ -158,6 +158,7 @@ EDGE_TEXTS = [
     *("", "a", "a\0", "a\0\0b", "b", "12345678", "12345678\0", "1234567", "123456789", "1234567890123456"),
     *("1234567890123456\0", "1234567890123456" + "\0" * 9, "12345678901234567", "123456789012345678901234"),
     *("12345678901234567890123", "1234567890123456789012345", "1234567890123456" + "\0" * 8 + "x" * 8),
+    "1234567890123456" + "x" * 8 + "\0" * 8 + "\1",
     *("1234567890123456" + "x" * length for length in (8, 9, 17, 40, 400)),
     *("1234567890123456" + "x" * 39 + "y", "1234567890123456" + "x" * 8 + "\0" * 8, "1234567890123457" + "x" * 40),
     *("é", "z", "日本語", "🧢", "\uffff", "1234567890123456🧢🧢🧢"),
@@ -372,6 +373,7 @@ def test_edges(tmp_path: Path, record: Record, filter: Filter, passes: bool) -> 
         compare("l", EQUAL, text("x")),
         among("s"),
         among("unheard"),
+        among("unheard", Value()),
         among("s", text("x"), Value()),
         among("s", text("x"), integer(1)),
         among("l", text("x")),
@@ -413,10 +415,11 @@ def test_many_values_are_found_in_one_go(tmp_path: Path) -> None:
 def test_members_that_meet_in_one_slot_are_all_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where every key is the same, so that only the strings themselves tell."""
     monkeypatch.setattr(strings, "random_multipliers", lambda count: np.zeros(count, np.uint64))
-    records = [{"s": text(str(one))} for one in range(40)]
+    records = [{"s": text(one)} for one in EDGE_TEXTS]
     columns = Columns(tmp_path)
     columns.append(0, [serialized(record) for record in records])
-    check(columns, among("s", *(text(str(one)) for one in range(0, 60, 2))), records)
+    check(columns, among("s", *map(text, EDGE_TEXTS[::2])), records)
+    check(columns, among("s", *map(text, EDGE_TEXTS[1::2])), records)
 
 
 def test_what_shares_a_short_digest_is_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -430,7 +433,8 @@ def test_what_shares_a_short_digest_is_told_apart(tmp_path: Path, monkeypatch: p
             return bytes(8) + len(self._data).to_bytes(8)
 
     monkeypatch.setattr(strings, "blake2b", Digest)
-    records = [{"s": text("x" * length)} for length in (30, 31, 40, 31)]
+    texts = ["x" * 30, "x" * 31, "x" * 40, "x" * 31, "y" + "x" * 30, "x" * 8 + "y" + "x" * 22]
+    records = [{"s": text(one)} for one in texts]
     columns = Columns(tmp_path)
     columns.append(0, [serialized(record) for record in records])
     check(columns, compare("s", EQUAL, text("x" * 31)), records)
