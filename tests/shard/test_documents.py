@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import numpy as np
@@ -5,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vitrail.shard import documents
+from vitrail.shard import documents, files
 from vitrail.shard.documents import Document, Documents, IdMap
-from vitrail.shard.files import AppendFile, all_or_nothing
+from vitrail.shard.files import AppendFile, Mismatch, all_or_nothing, hash_file, verify
 
 
 def test_documents_come_back_as_they_were(tmp_path: Path) -> None:
@@ -65,28 +66,86 @@ def test_an_append_file_reopens_at_its_published_size(tmp_path: Path) -> None:
     """What a crash left behind the published size is cut off, and the hash is that of what counts."""
     file = AppendFile(tmp_path / "file")
     file.append(b"published")
-    digest = file.digest()
+    published = file.described()
     file.append(b" and lost")
     file.close()
-    again = AppendFile(tmp_path / "file", size=9)
+    again = AppendFile(tmp_path / "file", published)
     assert again.data().tobytes() == b"published"
-    assert again.digest() == digest
+    assert again.described() == published
     again.append(b"!")
     assert again.data().tobytes() == b"published!"
 
 
 def test_an_append_file_shorter_than_published_is_refused(tmp_path: Path) -> None:
     """A file that lost bytes is not opened as if it had them."""
-    AppendFile(tmp_path / "file").close()
-    with pytest.raises(OSError, match="shorter"):
-        AppendFile(tmp_path / "file", size=10)
+    file = AppendFile(tmp_path / "file")
+    file.append(b"ten bytes.")
+    file.close()
+    os.truncate(tmp_path / "file", 9)
+    with pytest.raises(Mismatch, match="shorter"):
+        AppendFile(tmp_path / "file", file.described())
+
+
+def test_a_frozen_file_is_read_while_somebody_writes_it(tmp_path: Path) -> None:
+    """Opening it to read what was published neither cuts what was appended since nor shows it."""
+    file = AppendFile(tmp_path / "file")
+    file.append(b"published")
+    published = file.described()
+    file.append(b" and more")
+    frozen = AppendFile(tmp_path / "file", published, frozen=True)
+    assert frozen.data().tobytes() == b"published"
+    frozen.close()
+    assert file.data().tobytes() == b"published and more"
+    assert (tmp_path / "file").read_bytes().startswith(b"published and more")
+
+
+@settings(max_examples=60, deadline=None)
+@given(parts=st.lists(st.binary(max_size=40), max_size=12), cut=st.integers(0, 12), damage=st.integers(0, 500))
+def test_a_changed_byte_is_found_wherever_it_lies(
+    tmp_path_factory: pytest.TempPathFactory, parts: list[bytes], cut: int, damage: int
+) -> None:
+    """However a file was appended to, cut and reopened, its hashes are those of its bytes, and no other bytes'."""
+    path = tmp_path_factory.mktemp("file") / "file"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files, "CHUNK", 16)
+        file = AppendFile(path)
+        for place, part in enumerate(parts):
+            if place == cut:
+                mark = file.mark()
+                file.append(b"something that is forgotten again")
+                file.cut(mark)
+            file.append(part)
+        published = file.described()
+        file.close()
+        assert verify(path, published).read_bytes() == b"".join(parts)
+        again = AppendFile(path, published)
+        again.append(b"and more")
+        again.close()
+        assert hash_file(path) == again.described()
+        if published.size:
+            data = bytearray(path.read_bytes())
+            data[damage % published.size] ^= 1
+            path.write_bytes(data)
+            with pytest.raises(Mismatch):
+                verify(path, published)
+
+
+def test_documents_are_copied_row_by_row(tmp_path: Path) -> None:
+    """A copy of chosen rows has their ids and attributes, in its own order of rows."""
+    (tmp_path / "copy").mkdir()
+    held, copy = Documents(tmp_path), Documents(tmp_path / "copy")
+    held.append([Document("a", b"1"), Document("b", b""), Document("ключ", b"\0\xff"), Document("d", b"2")])
+    copy.append([Document("first", b"0")])
+    copy.copy(held, np.array([0, 2, 3]))
+    assert copy.ids([0, 1, 2, 3]) == ["first", "a", "ключ", "d"]
+    assert copy.attributes([0, 1, 2, 3]) == [b"0", b"1", b"\0\xff", b"2"]
 
 
 def test_appending_to_several_files_is_all_or_nothing(tmp_path: Path) -> None:
     """When a later file cannot take its bytes, the earlier ones and their hashes are as they were."""
     file = AppendFile(tmp_path / "file")
     file.append(b"kept")
-    digest = file.digest()
+    described = file.described()
 
     def append_in_vain() -> None:
         with all_or_nothing(file):
@@ -95,4 +154,4 @@ def test_appending_to_several_files_is_all_or_nothing(tmp_path: Path) -> None:
 
     with pytest.raises(OSError, match="full"):
         append_in_vain()
-    assert (file.data().tobytes(), file.digest()) == (b"kept", digest)
+    assert (file.data().tobytes(), file.described()) == (b"kept", described)

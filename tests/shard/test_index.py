@@ -6,7 +6,7 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.shard.rows import clustered, recall, scores
-from vitrail.shard.index import Bits, Flat, Floats, Metric, Trained, choose_recipe
+from vitrail.shard.index import Bits, Choices, Flat, Floats, Metric, Reranked, Setting, Trained, choose_recipe
 
 METRICS: list[Metric] = ["cosine", "inner_product", "euclidean"]
 
@@ -68,7 +68,7 @@ def test_trained_search_finds_nearly_all_and_scores_exactly(metric: Metric, dime
     trained = Trained.train(vectors, recipe, metric)
     trained.add(vectors, np.arange(4000))
     true_scores, true = flat.search(queries, 10, everyone(4000))
-    found_scores, found = trained.search(queries, 10, everyone(4000), flat, recipe.nprobe, recipe.rerank_factor)
+    found_scores, found = Reranked(trained, flat, everyone(4000)).search(queries, 10, Setting(recipe.lists // 2, 10))
     assert recall(found.tolist(), true.tolist()) >= 0.9
     same = found == true
     np.testing.assert_allclose(found_scores[same], true_scores[same], rtol=1e-5)
@@ -81,7 +81,8 @@ def test_trained_search_honours_bitmaps_and_a_flat_index_that_is_ahead() -> None
     trained = Trained.train(vectors, recipe, "euclidean")
     trained.add(vectors[:1600], np.arange(1600))
     live = [row % 2 == 0 for row in range(1200)]
-    _, rows = trained.search(vectors[:50], 10, bits(live), Flat(vectors, "euclidean"), recipe.lists, 10)
+    main = Reranked(trained, Flat(vectors, "euclidean"), bits(live))
+    _, rows = main.search(vectors[:50], 10, Setting(recipe.lists, 10))
     found = rows[rows >= 0]
     assert len(found) == 500
     assert (found % 2 == 0).all()
@@ -96,8 +97,9 @@ def test_a_saved_index_answers_as_before(tmp_path: Path) -> None:
     trained.add(vectors, np.arange(2000))
     trained.save(tmp_path / "index")
     loaded = Trained.load(tmp_path / "index", recipe, "euclidean")
-    asked = (vectors[:20], 10, everyone(2000), flat, recipe.nprobe, recipe.rerank_factor)
-    np.testing.assert_array_equal(trained.search(*asked)[1], loaded.search(*asked)[1])
+    before, after = (Reranked(index, flat, everyone(2000)) for index in (trained, loaded))
+    asked = (vectors[:20], 10, Setting(8, 10))
+    np.testing.assert_array_equal(before.search(*asked)[1], after.search(*asked)[1])
 
 
 @pytest.mark.parametrize("dimension", [2, 3, 15, 16, 17, 31, 97, 128, 255, 256, 257, 512, 768, 1280, 2048, 4096])
@@ -108,4 +110,22 @@ def test_every_recipe_can_be_built(dimension: int, records: int) -> None:
     index = faiss.index_factory(dimension, recipe.factory)
     assert index.d == dimension
     assert records >= 39 * recipe.lists
-    assert 1 <= recipe.nprobe <= recipe.lists
+    assert recipe.reason
+
+
+@pytest.mark.parametrize("choices", [Choices(bits=8), Choices(code_bytes=16), Choices(components=50, lists=7, bits=4)])
+def test_what_a_collection_asks_for_is_what_is_built(choices: Choices) -> None:
+    """A recipe keeps to what it was given."""
+    recipe = choose_recipe(20_000, 128, choices)
+    faiss.index_factory(128, recipe.factory)
+    assert recipe.bits == (choices.bits or 4)
+    assert recipe.code_bytes == (choices.code_bytes or recipe.code_bytes)
+    assert recipe.lists == (choices.lists or recipe.lists)
+
+
+def test_codes_are_cut_to_fit_a_budget() -> None:
+    """With room for 24 bytes a record, of which its id takes 8, a code takes at most 16, and the reason says so."""
+    recipe = choose_recipe(20_000, 1280, Choices(bytes_a_record=24.0))
+    faiss.index_factory(1280, recipe.factory)
+    assert recipe.code_bytes <= 16
+    assert "budget" in recipe.reason or "fit" in recipe.reason

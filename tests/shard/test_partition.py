@@ -4,6 +4,7 @@ import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from uuid import uuid4
 
 import numpy as np
 import pytest
@@ -12,35 +13,43 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from tests.shard.rows import best_ids, clustered, collection, delete, scores, upsert
-from vitrail.shard.index import Floats, Metric, Trained, choose_recipe
-from vitrail.shard.partition import Found, Outdated, Partition, TrainedFile
-from vitrail.shard.training import Job, run
+from vitrail.shard.building import Job, run
+from vitrail.shard.index import Choices, Floats, Metric, Trained
+from vitrail.shard.partition import BUILDING, Built, Outdated, Partition
+from vitrail.shard.view import Found
 from vitrail.v1.log_pb2 import Cursor
 
 SLOTS = (0, 1024)
 
 
-def train(partition: Partition) -> TrainedFile:
-    """Train as the training process does, without the process."""
-    view, name = partition.view, f"training-main-{partition.version}"
-    rows = view.rows // 8 * 8
-    (partition.directory / "training-live").write_bytes(view.live[: rows // 8].tobytes())
+def build(partition: Partition, *, train: bool = True, compact: bool = False) -> Built:
+    """Build as the other process does, without the process."""
+    snapshot = partition.snapshot()
+    directory = partition.directory / f"{BUILDING}{uuid4().hex[:8]}"
+    directory.mkdir()
+    (directory / "live").write_bytes(snapshot.view.live[: snapshot.rows // 8].tobytes())
     result = run(
         Job(
-            directory=partition.directory,
+            partition=partition.directory,
+            table=snapshot.table,
+            trained=snapshot.trained,
             dimension=partition.dimension,
             metric=partition.metric,
             dtype=partition.dtype.str,
-            rows=rows,
-            live="training-live",
-            file=name,
+            rows=snapshot.rows,
+            target=partition.target,
+            train=train,
+            compact=compact,
+            choices=Choices(),
+            directory=directory,
         )
     )
-    return TrainedFile(name, partition.life, rows, result.trained_on, result.recipe)
+    return Built(snapshot, directory, result.table, result.trained)
 
 
-def ids_of(found: Found) -> list[list[str]]:
-    return [found.view.documents.ids([row for row in rows if row >= 0]) for rows in found.rows.tolist()]
+def ids_of(partition: Partition, found: Found) -> list[list[str]]:
+    documents = partition.view.table.documents
+    return [documents.ids([row for row in rows if row >= 0]) for rows in found.rows.tolist()]
 
 
 def fill(partition: Partition, vectors: Floats, first_seq: int = 1) -> None:
@@ -93,7 +102,21 @@ class PartitionMachine(RuleBasedStateMachine):
     @rule()
     def train_and_swap(self) -> None:
         if self.partition.view.records >= 39 + 7:  # the last rows may lie beyond the multiple of 8
-            self.partition.swap(train(self.partition))
+            self.partition.swap(build(self.partition))
+
+    @rule()
+    def compact(self) -> None:
+        self.partition.swap(build(self.partition, train=False, compact=True))
+        assert self.partition.dead == 0
+
+    @rule()
+    def compact_and_train_meanwhile_written(self) -> None:
+        """What is written while another process builds is neither lost nor found twice."""
+        train = self.partition.view.records >= 39 + 7
+        built = build(self.partition, train=train, compact=True)
+        self.upsert([f"r{n}" for n in range(0, 150, 7)])
+        self.delete([f"r{n}" for n in range(3, 150, 14)])
+        self.partition.swap(built)
 
     @rule()
     def publish(self) -> None:
@@ -124,7 +147,7 @@ class PartitionMachine(RuleBasedStateMachine):
 
     def are_the_best(self, query: Floats, found: Found) -> None:
         """Compare by score: half precision may swap two records that are nearly as good."""
-        (ids,), best = ids_of(found), best_ids(query[0], self.records, self.metric, 5)
+        (ids,), best = ids_of(self.partition, found), best_ids(query[0], self.records, self.metric, 5)
         assert len(set(ids)) == len(ids) == len(best)
         if best:
             got, wanted = (
@@ -135,7 +158,7 @@ class PartitionMachine(RuleBasedStateMachine):
 
     def found_ids(self) -> set[str]:
         query = np.ones((1, self.dimension), np.float32)
-        return set(ids_of(self.partition.search(query, 200, exact=True))[0])
+        return set(ids_of(self.partition, self.partition.search(query, 200, exact=True))[0])
 
     def next_seq(self) -> int:
         self.seq += 1
@@ -157,28 +180,32 @@ def test_a_partition_is_exact_until_trained_and_says_so(tmp_path: Path) -> None:
     """States follow each other as a user sees them, and the tail empties into the trained index."""
     partition = Partition(tmp_path, collection(24, train_at=200), SLOTS)
     fill(partition, clustered(199, 24))
-    assert (partition.state, partition.wants_training, partition.tail) == ("exact", False, 199)
+    assert (partition.state, partition.wanted_build(), partition.tail) == ("exact", None, 199)
     fill(partition, clustered(300, 24), first_seq=200)
-    assert partition.wants_training
-    partition.training = True
+    wanted = partition.wanted_build()
+    assert wanted is not None
+    assert (wanted.train, wanted.compact) == (True, False)
+    partition.building = "training"
     assert partition.state == "training"
-    partition.swap(train(partition))
-    partition.training = False
-    assert (partition.state, partition.wants_training) == ("trained", False)
+    partition.swap(build(partition))
+    partition.building = ""
+    assert (partition.state, partition.wanted_build()) == ("trained", None)
     assert partition.view.records == 300
     assert partition.tail < 8
-    assert partition.search(clustered(1, 24), 3).nprobe > 0
+    assert partition.search(clustered(1, 24), 3).setting.nprobe > 0
 
 
 def test_a_trained_partition_trains_again_once_it_has_outgrown_its_training(tmp_path: Path) -> None:
     """Four times the records that it was trained on, and it wants another index."""
     partition = Partition(tmp_path, collection(24, train_at=100), SLOTS)
     fill(partition, clustered(104, 24))
-    partition.swap(train(partition))
+    partition.swap(build(partition))
     fill(partition, clustered(4 * 104 - 1, 24))
-    assert not partition.wants_training
+    assert partition.wanted_build() is None
     fill(partition, clustered(4 * 104, 24))
-    assert partition.wants_training
+    wanted = partition.wanted_build()
+    assert wanted is not None
+    assert wanted.train
 
 
 def test_replacing_and_deleting_take_records_out_of_results(tmp_path: Path) -> None:
@@ -188,7 +215,7 @@ def test_replacing_and_deleting_take_records_out_of_results(tmp_path: Path) -> N
     partition.apply([upsert("a", x, 1), upsert("b", x, 2)])
     partition.apply([upsert("a", y, 3), delete("b", 4), delete("never", 5)])
     found = partition.search(x[np.newaxis], 10)
-    assert ids_of(found) == [["a"]]
+    assert ids_of(partition, found) == [["a"]]
     assert found.scores[0, 0] == pytest.approx(0.0)
 
 
@@ -197,59 +224,58 @@ def test_a_restarted_partition_is_trained_at_once(tmp_path: Path) -> None:
     partition = Partition(tmp_path, collection(24, train_at=100), SLOTS)
     vectors = clustered(300, 24)
     fill(partition, vectors[:204])
-    partition.swap(train(partition))
+    partition.swap(build(partition))
     fill(partition, vectors)
     partition.publish()
-    version = partition.version
+    assert partition.trained is not None
+    version = partition.trained.version
     partition.close()
     again = Partition(tmp_path, collection(24, train_at=100), SLOTS)
-    assert (again.state, again.version, again.cursor.seq, again.cursor.mark) == ("trained", version, 300, 7)
+    assert again.trained is not None
+    assert (again.state, again.trained.version) == ("trained", version)
+    assert (again.cursor.seq, again.cursor.mark) == (300, 7)
     assert again.view.records == 300
     assert not again.wants_publishing
     query = vectors[:1] / np.linalg.norm(vectors[0])
-    assert ids_of(again.search(query, 1)) == [["r0"]]
+    assert ids_of(again, again.search(query, 1)) == [["r0"]]
 
 
-def damage_vectors(directory: Path) -> None:
-    data = bytearray((directory / "vectors").read_bytes())
+def the(directory: Path, pattern: str) -> Path:
+    (path,) = directory.glob(pattern)
+    return path
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
     data[100] ^= 1
-    (directory / "vectors").write_bytes(data)
+    path.write_bytes(data)
 
 
-def truncate_index(directory: Path) -> None:
-    (path,) = directory.glob("main-*")
-    path.write_bytes(path.read_bytes()[:-1])
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "a bit of the vectors": lambda directory: flip(the(directory, "table-*/vectors")),
+    "a bit of the documents": lambda directory: flip(the(directory, "table-*/documents")),
+    "a bit of the entries": lambda directory: flip(the(directory, "table-*/entries")),
+    "a bit of the index": lambda directory: flip(the(directory, "main-*")),
+    "a truncated index": lambda directory: os.truncate(the(directory, "main-*"), 1000),
+    "no bitmap": lambda directory: the(directory, "live-*").unlink(),
+    "no documents": lambda directory: os.truncate(the(directory, "table-*/documents"), 0),
+    "no table": lambda directory: shutil.rmtree(the(directory, "table-*")),
+    "a garbled manifest": lambda directory: (directory / "manifest.json").write_text("{"),
+    "a manifest of another format": lambda directory: (directory / "manifest.json").write_text(
+        (directory / "manifest.json").read_text().replace('"format": 2', '"format": 999')
+    ),
+}
 
 
-def lose_live(directory: Path) -> None:
-    (path,) = directory.glob("live-*")
-    path.unlink()
-
-
-def garble_manifest(directory: Path) -> None:
-    (directory / "manifest.json").write_text("{")
-
-
-def future_manifest(directory: Path) -> None:
-    path = directory / "manifest.json"
-    path.write_text(path.read_text().replace('"format": 1', '"format": 999'))
-
-
-def truncate_documents(directory: Path) -> None:
-    (directory / "documents").write_bytes(b"")
-
-
-@pytest.mark.parametrize(
-    "damage", [damage_vectors, truncate_index, lose_live, garble_manifest, future_manifest, truncate_documents]
-)
-def test_a_damaged_partition_is_thrown_away(tmp_path: Path, damage: Callable[[Path], None]) -> None:
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_partition_is_thrown_away(tmp_path: Path, damage: str) -> None:
     """Whatever is not as it was published is deleted, and the log is followed from the beginning."""
     partition = Partition(tmp_path / "p", collection(24, train_at=100), SLOTS)
     fill(partition, clustered(208, 24))
-    partition.swap(train(partition))
+    partition.swap(build(partition))
     partition.publish()
     partition.close()
-    damage(tmp_path / "p")
+    DAMAGES[damage](tmp_path / "p")
     again = Partition(tmp_path / "p", collection(24, train_at=100), SLOTS)
     assert again.rebuilt
     assert (again.view.records, again.cursor.seq, again.state) == (0, 0, "exact")
@@ -276,14 +302,14 @@ def test_searches_never_see_a_write_half_done(tmp_path: Path) -> None:
     partition = Partition(tmp_path, collection(24, train_at=100), SLOTS)
     vectors = clustered(120, 24)
     fill(partition, vectors)
-    partition.swap(train(partition))
+    partition.swap(build(partition))
     stop, wrong = threading.Event(), list[str]()
 
     def search() -> None:
         query = np.ones((1, 24), np.float32)
         while not stop.is_set():
             for exact in (True, False):
-                (found,) = ids_of(partition.search(query, 200, nprobe=65_536, exact=exact))
+                (found,) = ids_of(partition, partition.search(query, 200, nprobe=65_536, exact=exact))
                 if len(found) != 120 or len(set(found)) != 120:
                     wrong.append(f"{len(found)} hits of {len(set(found))} records")
 
@@ -295,7 +321,7 @@ def test_searches_never_see_a_write_half_done(tmp_path: Path) -> None:
         )
         partition.fold()
         if round_ % 20 == 19:
-            partition.swap(train(partition))
+            partition.swap(build(partition))
     stop.set()
     searching.join()
     assert not wrong
@@ -319,7 +345,7 @@ def test_a_full_disk_leaves_a_partition_as_it_was(tmp_path: Path, monkeypatch: p
     assert partition.view.records == 10
     partition.apply([upsert("new", clustered(1, 24)[0], 11)])
     assert partition.view.records == 11
-    assert ids_of(partition.search(clustered(1, 24), 11))[0].count("new") == 1
+    assert ids_of(partition, partition.search(clustered(1, 24), 11))[0].count("new") == 1
 
 
 def test_a_trained_index_that_grew_is_written_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -328,39 +354,39 @@ def test_a_trained_index_that_grew_is_written_again(tmp_path: Path, monkeypatch:
     partition = Partition(tmp_path, collection(24, train_at=100), SLOTS)
     vectors = clustered(400, 24)
     fill(partition, vectors[:104])
-    partition.swap(train(partition))
+    partition.swap(build(partition))
     partition.apply([upsert(f"r{row}", vector, row + 1) for row, vector in enumerate(vectors) if row >= 104])
     partition.checkpoint(Cursor(collection_uid=1, seq=400, mark=7))
-    partition.fold()
+    while partition.tail:
+        partition.fold()
     partition.publish()
     partition.close()
     again = Partition(tmp_path, collection(24, train_at=100), SLOTS)
     assert again.tail == 0
     assert isinstance(again.view.trained, Trained)
-    assert again.recipe == choose_recipe(104, 24)
+    assert again.trained is not None
+    assert again.trained.trained_on == 104
 
 
 def test_an_index_trained_before_a_reset_is_thrown_away(tmp_path: Path) -> None:
     """After a reset rows are numbered anew, and an index that knows the old numbers must never be searched."""
     partition = Partition(tmp_path / "p", collection(24, train_at=100), SLOTS)
     fill(partition, clustered(208, 24))
-    before = train(partition)
+    before = build(partition)
     partition.reset()
     fill(partition, clustered(16, 24))
-    (partition.directory / before.name).write_bytes(b"what a late training process would write")
     with pytest.raises(Outdated):
         partition.swap(before)
     assert partition.state == "exact"
-    assert len(ids_of(partition.search(clustered(1, 24), 20))[0]) == 16
-    assert not (partition.directory / before.name).exists()
+    assert len(ids_of(partition, partition.search(clustered(1, 24), 20))[0]) == 16
 
 
 def test_an_index_that_cannot_be_read_changes_nothing(tmp_path: Path) -> None:
     """A file that faiss refuses is an error of its own, and the partition goes on as it was."""
     partition = Partition(tmp_path, collection(24, train_at=100), SLOTS)
     fill(partition, clustered(208, 24))
-    file = train(partition)
-    (partition.directory / file.name).write_bytes(b"")
+    built = build(partition)
+    (built.directory / "main").write_bytes(b"")
     with pytest.raises(OSError, match="cannot be read"):
-        partition.swap(file)
-    assert (partition.state, partition.version) == ("exact", "")
+        partition.swap(built)
+    assert (partition.state, partition.trained) == ("exact", None)

@@ -17,10 +17,9 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
 
 from vitrail.shard import filters, strings
-from vitrail.shard.files import AppendFile, all_or_nothing
+from vitrail.shard.files import AppendFile, File, Mismatch, all_or_nothing
 from vitrail.shard.strings import Mask, Strings
 from vitrail.v1.filter_pb2 import Filter
 from vitrail.v1.types_pb2 import Attributes
@@ -54,16 +53,12 @@ PREFIX = "column-"
 BLOCK = 16_384
 
 
-class ColumnFile(BaseModel):
-    """One file: what it is a part of, how many of its bytes count, and their SHA-256."""
+class ColumnFile(File):
+    """One file as it was published, and what it is a part of."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     attribute: str
     kind: Kind
     part: Part
-    name: str
-    size: int
-    sha256: str
 
 
 class Column:
@@ -73,14 +68,14 @@ class Column:
         """Over one file for each part of the kind.
 
         Raises:
-            OSError: The files do not hold the same number of whole entries.
+            Mismatch: The files do not hold the same number of whole entries.
         """
         self.attribute = attribute
         self.kind = kind
         self.files = files
         counts = {divmod(file.size, PARTS[kind][part].itemsize) for part, file in files.items() if part != "heap"}
         if files.keys() != PARTS[kind].keys() or len(counts) != 1 or counts.pop()[1]:
-            raise OSError(f"the column of {attribute} is not whole")
+            raise Mismatch(f"the column of {attribute} is not whole")
 
     def part(self, part: Part) -> NDArray[Any]:
         """All entries of a part, without a copy."""
@@ -125,24 +120,22 @@ class Columns:
     _columns: Mapping[str, tuple[Column, ...]]
     """By attribute; replaced, never changed."""
 
-    def __init__(self, directory: Path, published: Sequence[ColumnFile] = ()) -> None:
-        """Open the files that were published, and delete others that a crash left.
-
-        Whether they are the bytes that were published is told by `described() == published`.
+    def __init__(self, directory: Path, published: Sequence[ColumnFile] = (), *, frozen: bool = False) -> None:
+        """Open the files that were published, and delete others that a crash left; `frozen` as for `AppendFile`.
 
         Raises:
-            OSError: One is missing or too short, or they do not make whole columns.
+            Mismatch: One is missing, too short or ends differently, or they do not make whole columns.
         """
         self._directory = directory
         self._columns = {}
         names = {file.name for file in published}
-        for path in directory.glob(f"{PREFIX}*"):
+        for path in () if frozen else directory.glob(f"{PREFIX}*"):
             if path.name not in names:
                 path.unlink()
         parts: dict[tuple[str, Kind], dict[Part, AppendFile]] = {}
         with contextlib.ExitStack() as opened:
             for file in published:
-                part = AppendFile(directory / file.name, file.size)
+                part = AppendFile(directory / file.name, file, frozen=frozen)
                 opened.callback(part.close)
                 parts.setdefault((file.attribute, file.kind), {})[file.part] = part
             self._show(Column(attribute, kind, files) for (attribute, kind), files in parts.items())
@@ -206,14 +199,7 @@ class Columns:
     def described(self) -> list[ColumnFile]:
         """All files as they are now, for the manifest."""
         return [
-            ColumnFile(
-                attribute=column.attribute,
-                kind=column.kind,
-                part=part,
-                name=file.path.name,
-                size=file.size,
-                sha256=file.digest(),
-            )
+            ColumnFile(attribute=column.attribute, kind=column.kind, part=part, **file.described().model_dump())
             for column in self._all()
             for part, file in column.files.items()
         ]

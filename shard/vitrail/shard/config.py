@@ -22,6 +22,8 @@ class Config(BaseSettings):
     """Where the record log is served: a coordinator's host:port."""
     data: Path
     """Where partitions are kept. May be deleted at any time: they are built again from the log."""
+    index_bytes: int = Field(default=0, ge=0)
+    """What all trained indexes together may take in RAM; codes are shortened to fit. 0 for no limit."""
     host: str = "127.0.0.1"
     port: int = Field(default=50061, ge=0, le=65535)
     """0 takes a free one."""

@@ -1,6 +1,6 @@
 """Documents: the id and the attributes of each row, on disk; and which row holds an id now.
 
-`documents` is the ids and attributes one after the other, `rows` one fixed entry a row that says where. Both are
+`documents` is the ids and attributes one after the other, `entries` one fixed entry a row that says where. Both are
 read through memory maps, so a row costs RAM only for its entry in `IdMap`.
 """
 
@@ -12,7 +12,8 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from vitrail.shard.files import AppendFile
+from vitrail.shard.files import AppendFile, File
+from vitrail.shard.index import Rows
 
 ENTRY = np.dtype([("hash", "<u8"), ("offset", "<u8"), ("id_bytes", "<u4"), ("attribute_bytes", "<u4")])
 GONE = -1
@@ -28,33 +29,47 @@ class Document(NamedTuple):
 class Documents:
     """The documents of all rows, in the order of rows."""
 
-    def __init__(self, directory: Path, documents_size: int = 0, rows_size: int = 0) -> None:
-        self.documents = AppendFile(directory / "documents", documents_size)
-        self.rows = AppendFile(directory / "rows", rows_size)
+    def __init__(
+        self, directory: Path, documents: File | None = None, entries: File | None = None, *, frozen: bool = False
+    ) -> None:
+        """Start empty, or open what was published; as `AppendFile`."""
+        self._documents = AppendFile(directory / "documents", documents, frozen=frozen)
+        self._entries = AppendFile(directory / "entries", entries, frozen=frozen)
+        self.files = (self._documents, self._entries)
 
     def __len__(self) -> int:
-        return self.rows.size // ENTRY.itemsize
+        return self._entries.size // ENTRY.itemsize
 
     def append(self, documents: Sequence[Document]) -> None:
         """Give the next rows their documents."""
         entries: list[tuple[int, int, int, int]] = []
         pieces: list[bytes] = []
-        offset = self.documents.size
+        offset = self._documents.size
         for document in documents:
             id_bytes = document.id.encode()
             pieces += (id_bytes, document.attributes)
             entries.append((hash_id(document.id), offset, len(id_bytes), len(document.attributes)))
             offset += len(id_bytes) + len(document.attributes)
-        self.documents.append(b"".join(pieces))
-        self.rows.append(np.array(entries, ENTRY).tobytes())
+        self._documents.append(b"".join(pieces))
+        self._entries.append(np.array(entries, ENTRY).tobytes())
+
+    def copy(self, source: "Documents", rows: Rows) -> None:
+        """Give the next rows the documents of rows of another."""
+        entries = source.entries()[rows]
+        lengths = entries["id_bytes"].astype(np.uint64) + entries["attribute_bytes"]
+        data, ends = source._documents.data(), entries["offset"] + lengths
+        pieces = [data[start:end].data for start, end in zip(entries["offset"].tolist(), ends.tolist(), strict=True)]
+        entries["offset"] = self._documents.size + np.cumsum(lengths) - lengths
+        self._documents.append(b"".join(pieces))
+        self._entries.append(entries.tobytes())
 
     def entries(self) -> NDArray[np.void]:
         """One entry a row, of dtype ENTRY, without a copy."""
-        return self.rows.data().view(ENTRY)
+        return self._entries.data().view(ENTRY)
 
     def ids(self, rows: Sequence[int] | NDArray[np.int64]) -> list[str]:
         """The ids of rows."""
-        entries, data = self.entries(), memoryview(self.documents.data())
+        entries, data = self.entries(), memoryview(self._documents.data())
         starts = entries["offset"][rows]
         ends = starts + entries["id_bytes"][rows]
         # Where they lie is looked up for all at once: 0.4 us an id, not 1.2.
@@ -62,14 +77,14 @@ class Documents:
 
     def attributes(self, rows: Sequence[int] | NDArray[np.int64]) -> list[bytes]:
         """The attributes of rows, each a serialized Attributes."""
-        entries, data = self.entries(), memoryview(self.documents.data())
+        entries, data = self.entries(), memoryview(self._documents.data())
         starts = entries["offset"][rows] + entries["id_bytes"][rows]
         ends = starts + entries["attribute_bytes"][rows]
         return [bytes(data[start:end]) for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
 
     def close(self) -> None:
-        self.documents.close()
-        self.rows.close()
+        for file in self.files:
+            file.close()
 
 
 class IdMap:
@@ -89,8 +104,7 @@ class IdMap:
         self._recent: dict[int, int] = {}
         self._collided: dict[str, int] = {}
         if live is not None and len(live):
-            for part in np.array_split(live, max(1, len(live) // self.MERGE_AT)):
-                self._load(part)
+            self._load(live)
 
     def find(self, ids: Sequence[str]) -> list[int]:
         """The row of each id, or -1."""
@@ -119,10 +133,9 @@ class IdMap:
 
     def _load(self, rows: NDArray[np.intp]) -> None:
         """Take rows that were written before; only hashes that meet twice need their ids read."""
-        self._hashes = np.concatenate([self._hashes, self._documents.entries()["hash"][rows]])
-        self._rows = np.concatenate([self._rows, rows.astype(np.uint32)])
-        order = np.argsort(self._hashes, kind="stable")
-        self._hashes, self._rows = self._hashes[order], self._rows[order]
+        hashes = self._documents.entries()["hash"][rows]
+        order = np.argsort(hashes, kind="stable")
+        self._hashes, self._rows = hashes[order], rows[order].astype(np.uint32)
         twice = np.flatnonzero(self._hashes[1:] == self._hashes[:-1]) + 1
         for row, id in zip(self._rows[twice].tolist(), self._documents.ids(self._rows[twice].tolist()), strict=True):
             self._collided[id] = row

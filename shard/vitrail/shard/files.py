@@ -1,42 +1,82 @@
-"""Files of a partition: append-only ones that are read through a memory map, and how a file becomes durable.
+"""Files of a partition: append-only ones that are read through a memory map, and how files are vouched for.
 
 An append-only file grows by `write`, never through the mapping: on a full disk a write fails with an error that can
 be handled, a store into a mapping with a SIGBUS that cannot. It is extended sparsely ahead of its end, so that one
 mapping serves until the file has doubled; bytes past the end read as zeros and belong to nobody.
+
+Hashes are XXH3, 128 bits, one for each 8 MiB: they find what a disk or a crash has damaged, at the speed of reading,
+and an append-only file goes on from its last one. They are no defence against somebody who can write here: he could
+write the manifest as well.
 """
 
 import contextlib
-import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
 
 MIN_CAPACITY = 1 << 20
-CHUNK = 1 << 22
+CHUNK = 1 << 23
+
+
+class Mismatch(Exception):
+    """A file is missing, too short, or not what was published."""
+
+
+class File(BaseModel):
+    """A file as it was published: its name, how many of its bytes count, and the hash of each 8 MiB of them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    name: str
+    size: int
+    hashes: tuple[str, ...]
+
+
+class Mark(NamedTuple):
+    """A place in an append-only file to which it can be cut back."""
+
+    size: int
+    hashes: int
+    last: Any
 
 
 class AppendFile:
-    """Bytes that are only ever appended, with a running SHA-256 of all of them."""
+    """Bytes that are only ever appended, and the hashes of all of them."""
 
-    def __init__(self, path: Path, size: int = 0) -> None:
-        """Open or create; what lies beyond `size` is cut off (a crash may have left it there).
+    def __init__(self, path: Path, published: File | None = None, *, frozen: bool = False) -> None:
+        """Create, or open what was published; what lies beyond it is cut off (a crash may have left it there).
+
+        Only the last 8 MiB are compared with what was published; `verify` compares all. A file that is `frozen` is
+        somebody else's, who may be writing it: it is read as it was published, and left as it is.
 
         Raises:
-            OSError: The file is shorter than `size`.
+            Mismatch: The file is shorter than it was, or ends differently.
         """
         self.path = path
-        self.size = size
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        if os.fstat(self._file).st_size < size:
-            raise OSError(f"{path} is shorter than {size} bytes")
-        os.ftruncate(self._file, size)
-        self._hash = hashlib.sha256()
-        self._extend(max(MIN_CAPACITY, size))
-        for start in range(0, size, CHUNK):
-            self._hash.update(self._mapped[start : min(start + CHUNK, size)].data)
+        self.size = published.size if published else 0
+        self._hashes = list(published.hashes[: self.size // CHUNK]) if published else []
+        self._last = xxhash.xxh3_128()
+        self._frozen = frozen
+        self._file = os.open(path, os.O_RDONLY if frozen else os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            if os.fstat(self._file).st_size < self.size:
+                raise Mismatch(f"{path} is shorter than {self.size} bytes")
+            if frozen:
+                self._map(self.size)
+            else:
+                os.ftruncate(self._file, self.size)
+                self._extend(max(MIN_CAPACITY, self.size))
+            self._last.update(self.data()[len(self._hashes) * CHUNK :].data)
+            if published and self.described().hashes != published.hashes:
+                raise Mismatch(f"{path} does not end as it was published")
+        except BaseException:
+            os.close(self._file)
+            raise
 
     def append(self, data: bytes | memoryview) -> None:
         """Write at the end.
@@ -44,57 +84,102 @@ class AppendFile:
         Raises:
             OSError: The disk is full; the file is as it was.
         """
+        if not memoryview(data).nbytes:
+            return
         view = memoryview(data).cast("B")
         if self.size + len(view) > len(self._mapped):
             self._extend(max(self.size + len(view), 2 * len(self._mapped)))
         written = 0
         while written < len(view):
             written += os.pwrite(self._file, view[written:], self.size + written)
-        self.size += len(view)
-        self._hash.update(view)
+        while len(view):
+            part, view = view[: CHUNK - self.size % CHUNK], view[CHUNK - self.size % CHUNK :]
+            self._last.update(part)
+            self.size += len(part)
+            if self.size % CHUNK == 0:
+                self._hashes.append(self._last.hexdigest())
+                self._last = xxhash.xxh3_128()
 
-    def cut(self, size: int, state: "hashlib._Hash") -> None:
-        """Forget what was appended since `size`, when the hash was `state`."""
-        self.size, self._hash = size, state
+    def mark(self) -> Mark:
+        return Mark(self.size, len(self._hashes), self._last.copy())
+
+    def cut(self, mark: Mark) -> None:
+        """Forget what was appended since."""
+        self.size, self._last = mark.size, mark.last
+        del self._hashes[mark.hashes :]
 
     def data(self) -> NDArray[np.uint8]:
         """All bytes written so far, uint8 [size], without a copy; stays valid while the file grows."""
         return self._mapped[: self.size]
 
-    def digest(self) -> str:
-        return self._hash.hexdigest()
-
-    def hash_state(self) -> "hashlib._Hash":
-        return self._hash.copy()
+    def described(self) -> File:
+        """The file as it is now, for a manifest."""
+        rest = [self._last.hexdigest()] if self.size % CHUNK else []
+        return File(name=self.path.name, size=self.size, hashes=(*self._hashes, *rest))
 
     def sync(self) -> None:
         os.fsync(self._file)
 
     def close(self) -> None:
-        os.ftruncate(self._file, self.size)
+        if not self._frozen:
+            os.ftruncate(self._file, self.size)
         os.close(self._file)
 
     def _extend(self, capacity: int) -> None:
         os.ftruncate(self._file, capacity)
-        self._mapped: NDArray[np.uint8] = np.memmap(self.path, np.uint8, "r", shape=(capacity,)).view(np.ndarray)
+        self._map(capacity)
+
+    def _map(self, size: int) -> None:
+        self._mapped: NDArray[np.uint8] = np.zeros(0, np.uint8)
+        if size:
+            self._mapped = np.memmap(self.path, np.uint8, "r", shape=(size,)).view(np.ndarray)
 
 
 @contextlib.contextmanager
 def all_or_nothing(*files: AppendFile) -> Iterator[None]:
     """Append to several files; where one cannot be, none has been."""
-    before = [(file, file.size, file.hash_state()) for file in files]
+    before = [(file, file.mark()) for file in files]
     try:
         yield
     except OSError:
-        for file, size, state in before:
-            file.cut(size, state)
+        for file, mark in before:
+            file.cut(mark)
         raise
 
 
-def file_digest(path: Path) -> str:
-    """The SHA-256 of a file's bytes."""
+def hash_file(path: Path) -> File:
+    """Describe a file for a manifest."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        hashes = tuple(_hashes(file.fileno(), path.stat().st_size))
+    return File(name=path.name, size=path.stat().st_size, hashes=hashes)
+
+
+def verify(path: Path, published: File) -> Path:
+    """Read the bytes of a file that count, and compare them with what was published.
+
+    Raises:
+        Mismatch: They differ.
+        OSError: It cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            hashes = zip(published.hashes, _hashes(file.fileno(), published.size), strict=True)
+            for number, (wanted, found) in enumerate(hashes):
+                if wanted != found:
+                    raise Mismatch(f"{path} differs from what was published, from byte {number * CHUNK} on")
+    except (FileNotFoundError, ValueError) as error:
+        raise Mismatch(f"{path} is not the file that was published: {error}") from error
+    return path
+
+
+def _hashes(file: int, size: int) -> Iterator[str]:
+    """The hash of each chunk. One buffer, so that a large file costs no memory."""
+    buffer = memoryview(bytearray(min(CHUNK, size)))
+    for start in range(0, size, CHUNK):
+        part = buffer[: min(CHUNK, size - start)]
+        if os.preadv(file, [part], start) < len(part):
+            raise ValueError(f"ends before byte {size}")
+        yield xxhash.xxh3_128_hexdigest(part)
 
 
 def write_durably(path: Path, data: bytes) -> None:
@@ -105,18 +190,13 @@ def write_durably(path: Path, data: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
-    sync_directory(path.parent)
+    sync(path.parent)
 
 
-def sync_file(path: Path) -> None:
-    """Wait until a file that somebody else wrote is on disk."""
+def sync(path: Path) -> None:
+    """Wait until a file is on disk that somebody else wrote, or the names in a directory."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def sync_directory(path: Path) -> None:
-    """Make renames and new names in a directory durable."""
-    sync_file(path)

@@ -6,7 +6,7 @@ nothing. On any failure the stream is opened again from the checkpoints, and row
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from functools import partial
 from typing import TypeVar
@@ -15,8 +15,9 @@ import grpc
 import structlog
 
 from vitrail.shard import metrics
+from vitrail.shard.partition import Partition
 from vitrail.shard.partitions import Partitions
-from vitrail.v1.log_pb2 import FollowRequest, FollowResponse
+from vitrail.v1.log_pb2 import Cursor, FollowRequest, FollowResponse, Row
 from vitrail.v1.log_pb2_grpc import LogServiceStub
 
 log = structlog.get_logger()
@@ -24,6 +25,10 @@ T = TypeVar("T")
 
 FIRST_DELAY = 0.1
 LONGEST_DELAY = 2.0
+
+
+class FollowAgain(Exception):
+    """A partition is no longer the one that this stream was opened for."""
 
 
 class Follower:
@@ -35,16 +40,30 @@ class Follower:
         self._stub = LogServiceStub(channel)
         self._writer = writer
         self._behind: set[int] | None = None
+        self._lives: dict[int, str] = {}
+        """Of each partition when the stream was opened: one that was reset since must be sent everything again."""
+        self._stream: grpc.aio.UnaryStreamCall[FollowRequest, FollowResponse] | None = None
+
+    def again(self) -> None:
+        """Open the stream anew, since a partition was reset."""
+        if self._stream is not None:
+            self._stream.cancel()
 
     async def run(self) -> None:
         """Follow until cancelled."""
         delay = FIRST_DELAY
         while True:
             try:
-                async for event in self._stub.Follow(self._request()):
+                self._stream = self._stub.Follow(self._request())
+                async for event in self._stream:
                     delay = FIRST_DELAY
                     metrics.LOG_CONNECTED.set(1)
                     await self._take(event)
+            except FollowAgain:
+                log.info("following again from where partitions are")
+            except asyncio.CancelledError:
+                if self._stream is None or not self._stream.cancelled():
+                    raise
             except grpc.aio.AioRpcError as error:
                 log.warning("cannot follow the log", why=error.details(), again_in=delay)
             except OSError as error:  # a full disk: stay at the last checkpoint and try again
@@ -55,6 +74,7 @@ class Follower:
 
     def _request(self) -> FollowRequest:
         begin, end = self._partitions.slots
+        self._lives = {partition.collection.uid: partition.life for partition in self._partitions}
         return FollowRequest(slot_begin=begin, slot_end=end, cursors=self._partitions.cursors())
 
     async def _take(self, event: FollowResponse) -> None:
@@ -65,23 +85,42 @@ class Follower:
                     self._behind = {collection.uid for collection in event.catalog.collections}
             case "rows":
                 if partition := self._partitions.get(event.rows.collection_uid):
-                    await self._write(partial(partition.apply, event.rows.rows))
-                    metrics.ROWS_APPLIED.inc(len(event.rows.rows))
+                    await self._write(partial(self._apply, partition, event.rows.rows))
             case "checkpoint":
                 uid = event.checkpoint.collection_uid
                 if partition := self._partitions.get(uid):
-                    await self._write(partial(partition.checkpoint, event.checkpoint))
+                    await self._write(partial(self._checkpoint, partition, event.checkpoint))
                 if self._behind is not None:
                     self._behind.discard(uid)
             case "reset":
                 if partition := self._partitions.get(event.reset.collection_uid):
                     log.warning("the store does not know our place in its log", collection=partition.collection.name)
                     await self._write(partition.reset)
+                    self._lives[partition.collection.uid] = partition.life
                     metrics.REBUILDS.inc()
         caught_up = self._behind is not None and not self._behind & {p.collection.uid for p in self._partitions}
         if caught_up and not self.ready.is_set():
             self.ready.set()
             metrics.READY.set(1)
+
+    # In the writer's thread, in which partitions are reset too.
+
+    def _apply(self, partition: Partition, rows: Sequence[Row]) -> None:
+        self._check(partition)
+        try:
+            partition.apply(rows)
+        except OSError as error:
+            partition.trouble = str(error)
+            raise
+        metrics.ROWS_APPLIED.inc(len(rows))
+
+    def _checkpoint(self, partition: Partition, cursor: Cursor) -> None:
+        self._check(partition)
+        partition.checkpoint(cursor)
+
+    def _check(self, partition: Partition) -> None:
+        if self._lives.setdefault(partition.collection.uid, partition.life) != partition.life:
+            raise FollowAgain
 
     async def _write(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._writer, work)

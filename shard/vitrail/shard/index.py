@@ -1,20 +1,22 @@
 """The indexes of a partition, and the only module that knows faiss.
 
-Two kinds, over the same rows: `Flat` compares with every vector, where it lies in the partition's memory-mapped
-file, and `Trained` is the IVF-PQ index in RAM that proposes candidates, which `Flat` then reranks exactly.
-Both number their vectors by row, and both take a bitmap of the rows that count.
+`Flat` compares with every vector, where it lies in the partition's memory-mapped file. `Trained` is the IVF-PQ index
+in RAM that proposes candidates. `Reranked` is both together: what a search of a trained partition goes through. All
+number their vectors by row, and take a bitmap of the rows that count.
 
 A score is larger for better, whatever the metric: Euclidean distances are negated here, at the edge of faiss.
 """
 
 import threading
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 import faiss
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
 
 Metric = Literal["cosine", "inner_product", "euclidean"]
 Floats = NDArray[np.float32]
@@ -28,45 +30,89 @@ MAX_POINTS_PER_LIST = 256
 # Below this many dimensions there is nothing to compress: lists of plain vectors.
 PLAIN_BELOW = 16
 MAX_COMPONENTS = 256
-MIN_CANDIDATES = 64
-# From here on reranking costs more than it finds: factors shrink so that candidates stay below.
+# Bytes that an inverted list keeps for each vector besides its code: a 64-bit id.
+ID_BYTES = 8
+# A request for few hits still reranks as if for this many, since the best candidate by code is seldom the best.
+FEWEST_HITS = 10
 MAX_CANDIDATES = 4096
 
 
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """How a trained index is built, and how it is searched unless a request says otherwise."""
+class Choices(BaseModel):
+    """What is not left to `choose_recipe`: 0 where it is."""
 
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    components: int = 0
+    lists: int = 0
+    code_bytes: int = 0
+    bits: int = 0
+    bytes_a_record: float = 0.0
+    """What the index may take in RAM for each record, its id included; 0 for no limit."""
+
+
+class Recipe(BaseModel):
+    """How a trained index is built."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
     factory: str
     """In faiss's factory language."""
     lists: int
+    bits: int
+    """Of each part of a code; 32 where vectors are kept as they are."""
+    code_bytes: int
+    reason: str
+    """For people."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """How a trained index is searched."""
+
     nprobe: int
     rerank_factor: float
-    """Candidates that are reranked, as a multiple of k."""
+    """Candidates that are reranked, as a multiple of the hits that are wanted."""
+
+    def candidates(self, k: int) -> int:
+        """How many candidates are reranked for k hits."""
+        wanted = round(self.rerank_factor * max(k, FEWEST_HITS))
+        return max(k, min(wanted, max(MAX_CANDIDATES, 2 * k)))
 
 
-def choose_recipe(records: int, dimension: int) -> Recipe:
-    """PCA where it pays, lists by the square root of the records, 4-bit PQ of two components a code.
+def choose_recipe(records: int, dimension: int, choices: Choices | None = None) -> Recipe:
+    """PCA where it pays, lists by the square root of the records, 4-bit PQ of two components a part.
 
-    On 50,000 photos in 1,280 dimensions, 128 codes of 4 bits over 256 components and exact reranking of ten
-    candidates a hit reach recall@10 0.97 with an eighth of the lists probed (`make bench` measures it again).
+    `make bench` measures what it reaches, and docs/index.md says what else was tried.
     """
-    lists = max(1, min(round(2 * records**0.5), records // POINTS_PER_LIST))
-    nprobe = min(lists, max(16, lists // 8))
+    choices = choices or Choices()
+    lists = max(1, min(choices.lists or round(2 * records**0.5), records // POINTS_PER_LIST))
+    why = [f"{lists:,} lists for {records:,} records" + (", as the collection asks" if choices.lists else "")]
     if dimension < PLAIN_BELOW:
-        return Recipe(f"IVF{lists},Flat", lists, nprobe, rerank_factor=1.0)
-    components, prefix = dimension, ""
-    if dimension > MAX_COMPONENTS:
-        # PCA from fewer rows than twice its components fits noise.
-        components = max(PLAIN_BELOW, min(MAX_COMPONENTS, records // 2 // 16 * 16))
-        prefix = f"PCAR{components},"
-    codes = components // 2 if components % 2 == 0 else components
-    return Recipe(f"{prefix}IVF{lists},PQ{codes}x4fs", lists, nprobe, rerank_factor=10.0)
+        why.append(f"{dimension} dimensions are too few to compress")
+        return Recipe(factory=f"IVF{lists},Flat", lists=lists, bits=32, code_bytes=4 * dimension, reason="; ".join(why))
+    components = choices.components or min(MAX_COMPONENTS, dimension)
+    # PCA from fewer rows than twice its components fits noise.
+    components = max(1, min(components, dimension, max(PLAIN_BELOW, records // 2)))
+    bits = choices.bits or 4
+    per_part = 2 if bits == 4 else 4
+    parts = choices.code_bytes * 8 // bits if choices.code_bytes else components // per_part
+    parts = max(1, min(parts, components))
+    if choices.bytes_a_record:
+        affordable = int((choices.bytes_a_record - ID_BYTES) * 8 // bits)
+        if affordable < parts:
+            parts = max(1, affordable)
+            why.append(f"codes cut to fit {choices.bytes_a_record:.0f} bytes a record in RAM")
+    components -= components % parts
+    code_bytes = (parts * bits + 7) // 8
+    why.append(f"{components} of {dimension} dimensions in {code_bytes} bytes: {parts} parts of {bits} bits")
+    prefix = f"PCAR{components}," if components < dimension else ""
+    codes = f"PQ{parts}x4fs" if bits == 4 else f"PQ{parts}x{bits}"
+    return Recipe(
+        factory=f"{prefix}IVF{lists},{codes}", lists=lists, bits=bits, code_bytes=code_bytes, reason="; ".join(why)
+    )
 
 
 def training_rows(recipe: Recipe) -> int:
     """How many rows are worth training on."""
-    return max(recipe.lists * MAX_POINTS_PER_LIST, 2 * MAX_COMPONENTS, 16 * MAX_POINTS_PER_LIST)
+    return max(recipe.lists * MAX_POINTS_PER_LIST, 2 * MAX_COMPONENTS, (1 << recipe.bits % 32) * MAX_POINTS_PER_LIST)
 
 
 class Flat:
@@ -79,8 +125,8 @@ class Flat:
 
     def __init__(self, vectors: NDArray[Any], metric: Metric) -> None:
         rows, dimension = vectors.shape
+        self.metric = metric
         self._vectors = vectors  # faiss holds no reference
-        self._metric = metric
         if vectors.dtype == np.float16:
             kind = faiss.ScalarQuantizer.QT_fp16
             self.index = faiss.IndexScalarQuantizer(dimension, kind, _metric(metric))
@@ -92,22 +138,31 @@ class Flat:
         codes.view_size = codes.c_size = vectors.nbytes
         self.index.ntotal = rows
 
-    def search(self, queries: Floats, k: int, live: Bits) -> tuple[Floats, Rows]:
-        """Find the k best rows whose bit is set.
+    def search(self, queries: Floats, k: int, live: Bits | None = None) -> tuple[Floats, Rows]:
+        """Find the k best rows.
 
         Args:
             queries: float32 [q, d].
             k: How many.
-            live: One bit a row, the lowest first; rows beyond its end do not count.
+            live: The rows that count: one bit a row, the lowest first; rows beyond its end do not. None: all rows.
 
         Returns:
             Scores float32 [q, k] and rows int64 [q, k], best first; row -1 where there are fewer.
         """
         if not self.index.ntotal:
-            return _nothing(len(queries), k)
-        parameters = faiss.SearchParameters(sel=_selector(live))
+            return np.full((len(queries), k), -np.inf, np.float32), np.full((len(queries), k), -1, np.int64)
+        parameters = None if live is None else faiss.SearchParameters(sel=_selector(live))
         scores, rows = self.index.search(queries, k, params=parameters)
-        return _larger_is_better(scores, self._metric), rows
+        return _larger_is_better(scores, self.metric), rows
+
+    def scores(self, query: Floats, rows: Rows) -> Floats:
+        """Score float32 [d] against rows int64 [n]; float32 [n]."""
+        vectors = self._vectors[rows].astype(np.float32)
+        if self.metric == "euclidean":
+            vectors -= query
+            return -np.einsum("nd,nd->n", vectors, vectors)
+        found: Floats = vectors @ query
+        return found
 
 
 class Trained:
@@ -119,10 +174,13 @@ class Trained:
 
     def __init__(self, index: Any, recipe: Recipe, metric: Metric) -> None:
         self.recipe = recipe
-        self._index = index
-        self._metric = metric
-        self._lock = threading.Lock()
-        self._empty = faiss.IndexFlat(index.d, index.metric_type)
+        self.metric = metric
+        self.index = index
+        self.lock = threading.Lock()
+        self._transform, self._lists = None, index
+        if isinstance(index, faiss.IndexPreTransform):
+            self._transform = faiss.downcast_VectorTransform(index.chain.at(0))
+            self._lists = faiss.downcast_index(index.index)
 
     @classmethod
     def train(cls, sample: Floats, recipe: Recipe, metric: Metric) -> "Trained":
@@ -149,29 +207,71 @@ class Trained:
 
     def save(self, path: Path) -> None:
         """Write to a file, beside searches; the caller adds nothing meanwhile."""
-        faiss.write_index(self._index, str(path))
+        faiss.write_index(self.index, str(path))
 
     def add(self, vectors: Floats, rows: Rows) -> None:
         """Add float32 [n, d] under their row numbers int64 [n]."""
-        with self._lock:
-            self._index.add_with_ids(vectors, rows)
+        if self._transform is not None:
+            vectors = self._transform.apply(vectors)  # half of the work, and no search has to wait for it
+        with self.lock:
+            self._lists.add_with_ids(vectors, rows)
+            self.index.ntotal = self._lists.ntotal
 
-    def search(
-        self, queries: Floats, k: int, live: Bits, flat: Flat, nprobe: int, rerank_factor: float
-    ) -> tuple[Floats, Rows]:
-        """Find about the k best rows whose bit is set, scored exactly by `flat`; as `Flat.search`."""
-        candidates = max(k, min(max(k * rerank_factor, MIN_CANDIDATES), max(MAX_CANDIDATES, 2 * k)))
-        inverted = faiss.SearchParametersIVF(sel=_selector(live), nprobe=nprobe)
-        base = inverted
-        if isinstance(self._index, faiss.IndexPreTransform):
-            base = faiss.SearchParametersPreTransform(index_params=inverted)
-        parameters = faiss.IndexRefineSearchParameters(k_factor=candidates / k, base_index_params=base)
+    def clear(self) -> None:
+        """Forget all vectors, not the training."""
+        self.index.reset()
+
+    @property
+    def bytes(self) -> int:
+        """What its lists take in RAM."""
+        return int(self.index.ntotal) * (self.recipe.code_bytes + ID_BYTES)
+
+
+class Reranked:
+    """A trained index whose candidates are compared exactly, as one view of a partition searches them.
+
+    Building faiss's parameter objects costs a third of a search (80 of 250 µs at 25,000 rows), so they are kept.
+
+    Args:
+        trained: Proposes candidates.
+        flat: Compares them; may hold more rows.
+        live: The rows that count: one bit a row, the lowest first; rows beyond its end do not.
+    """
+
+    def __init__(self, trained: Trained, flat: Flat, live: Bits) -> None:
+        self._trained = trained
+        self._flat = flat
+        self._selector = _selector(live)
+        self._parameters: dict[tuple[int, float], Any] = {}
         # Its constructor wants both to hold as many vectors, and `flat` has the tail's too.
-        refined = faiss.IndexRefine(self._empty, self._empty)
-        refined.base_index, refined.refine_index, refined.ntotal = self._index, flat.index, flat.index.ntotal
-        with self._lock:
-            scores, rows = refined.search(queries, k, params=parameters)
-        return _larger_is_better(scores, self._metric), rows
+        empty = _empty(trained.index.d, trained.index.metric_type)
+        self._index = faiss.IndexRefine(empty, empty)
+        self._index.base_index, self._index.refine_index = trained.index, flat.index
+        self._index.ntotal = flat.index.ntotal
+
+    def search(self, queries: Floats, k: int, setting: Setting) -> tuple[Floats, Rows]:
+        """Find about the k best rows for float32 [q, d], scored exactly; as `Flat.search`."""
+        key = (setting.nprobe, setting.candidates(k) / k)
+        parameters = self._parameters.get(key)
+        if parameters is None:
+            parameters = faiss.IndexRefineSearchParameters(k_factor=key[1], base_index_params=self._base(key[0]))
+            self._parameters[key] = parameters
+        with self._trained.lock:
+            scores, rows = self._index.search(queries, k, params=parameters)
+        return _larger_is_better(scores, self._trained.metric), rows
+
+    def candidates(self, queries: Floats, count: int, nprobe: int) -> Rows:
+        """What the trained index proposes before anything is compared exactly: rows int64 [q, count], -1 for none."""
+        with self._trained.lock:
+            _, rows = self._trained.index.search(queries, count, params=self._base(nprobe))
+        found: Rows = rows
+        return found
+
+    def _base(self, nprobe: int) -> Any:
+        inverted = faiss.SearchParametersIVF(sel=self._selector, nprobe=nprobe)
+        if isinstance(self._trained.index, faiss.IndexPreTransform):
+            return faiss.SearchParametersPreTransform(index_params=inverted)
+        return inverted
 
 
 def use_one_thread() -> None:
@@ -183,6 +283,11 @@ def _metric(metric: Metric) -> int:
     return int(faiss.METRIC_L2 if metric == "euclidean" else faiss.METRIC_INNER_PRODUCT)
 
 
+@cache
+def _empty(dimension: int, metric_type: int) -> Any:
+    return faiss.IndexFlat(dimension, metric_type)
+
+
 def _selector(live: Bits) -> Any:
     # The first argument counts bytes; ids beyond them are left out.
     selector = faiss.IDSelectorBitmap(live.size, faiss.swig_ptr(live))
@@ -192,7 +297,3 @@ def _selector(live: Bits) -> Any:
 
 def _larger_is_better(scores: Floats, metric: Metric) -> Floats:
     return -scores if metric == "euclidean" else scores
-
-
-def _nothing(queries: int, k: int) -> tuple[Floats, Rows]:
-    return np.full((queries, k), -np.inf, np.float32), np.full((queries, k), -1, np.int64)

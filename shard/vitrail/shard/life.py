@@ -1,45 +1,59 @@
-"""The life of partitions: tails are folded, indexes trained and swapped in, states published. Nobody asks for it."""
+"""The life of partitions: tails are folded, indexes built and swapped in, states published. Nobody asks for it."""
 
 import asyncio
+import os
+import shutil
+import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ThreadPoolExecutor
+from typing import TypeVar
 
 import structlog
 
 from vitrail.shard import metrics
-from vitrail.shard.partition import Outdated, Partition
+from vitrail.shard.building import NICENESS, BuildingFailed, build
+from vitrail.shard.files import Mismatch
+from vitrail.shard.partition import Outdated, Partition, Wanted
 from vitrail.shard.partitions import Partitions
-from vitrail.shard.training import TrainingFailed, train
 
 log = structlog.get_logger()
+T = TypeVar("T")
 
 TICK_SECONDS = 0.1
 PUBLISH_SECONDS = 10.0
-RETRY_TRAINING_SECONDS = 60.0
+RETRY_SECONDS = 60.0
+# Measuring recall takes at most this share of a core.
+OBSERVING_SHARE = 0.01
 
 
 class Life:
     """Looks after all partitions of a shard; what it changes, it changes in the writer's thread."""
 
-    def __init__(self, partitions: Partitions, writer: Executor) -> None:
+    def __init__(self, partitions: Partitions, writer: Executor, follow_again: Callable[[], None]) -> None:
         self._partitions = partitions
         self._writer = writer
-        self._training: asyncio.Task[None] | None = None
+        self._follow_again = follow_again
+        self._background = ThreadPoolExecutor(1, "background", initializer=_be_nice)
+        self._building: asyncio.Task[None] | None = None
+        self._build_after = 0.0
         self._published_at: dict[int, float] = {}
-        self._training_failed_at = -RETRY_TRAINING_SECONDS
 
     async def run(self) -> None:
         """Look after them until cancelled."""
+        errands = asyncio.create_task(self._run_errands())
         try:
-            while True:
+            while not errands.done():
                 for partition in self._partitions:
                     await self._look_after(partition)
                 await asyncio.sleep(TICK_SECONDS)
+            errands.result()
         finally:
-            if self._training is not None:
-                self._training.cancel()
-                await asyncio.gather(self._training, return_exceptions=True)
+            tasks = [task for task in (errands, self._building) if task is not None]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            self._background.shutdown()
 
     async def publish_all(self) -> None:
         """Publish what is not yet published; the last thing that a shard does."""
@@ -48,39 +62,63 @@ class Life:
                 await self._publish(partition)
 
     async def _look_after(self, partition: Partition) -> None:
-        _report(partition)
-        if partition.wants_training and self._may_train():
-            partition.training = True
-            self._training = asyncio.create_task(self._train(partition))
+        metrics.report(partition)
+        wanted = partition.wanted_build(self._partitions.bytes_a_record()) if self._may_build() else None
+        if wanted is not None:
+            partition.building = "training" if wanted.train else "compacting"
+            self._building = asyncio.create_task(self._build(partition, wanted))
         while partition.wants_fold:  # slice by slice, so that rows of the log come in between
             await self._write(partition.fold)
         since = time.monotonic() - self._published_at.get(partition.collection.uid, 0.0)
         if partition.wants_publishing and since > PUBLISH_SECONDS:
             await self._publish(partition)
 
-    def _may_train(self) -> bool:
-        idle = self._training is None or self._training.done()
-        return idle and time.monotonic() - self._training_failed_at > RETRY_TRAINING_SECONDS
+    async def _run_errands(self) -> None:
+        """Verify what was opened, and then measure what callers' queries find; one thing at a time, slowly."""
+        while True:
+            start, cpu = time.monotonic(), 0.0
+            for partition in self._partitions:
+                if partition.unverified is not None:
+                    await self._verify(partition)
+                cpu += await self._run_behind(lambda partition=partition: _observe(partition))
+            spent = time.monotonic() - start
+            await asyncio.sleep(max(1.0, cpu / OBSERVING_SHARE - spent))
 
-    async def _train(self, partition: Partition) -> None:
-        start = time.monotonic()
+    async def _verify(self, partition: Partition) -> None:
         try:
-            file = await train(partition)
-            await self._write(lambda: partition.swap(file))
+            await self._run_behind(partition.verify)
+        except (Mismatch, OSError) as error:
+            metrics.REBUILDS.inc()
+            log.error("deleted a damaged partition", collection=partition.collection.name, why=str(error))
+            await self._write(partition.reset)
+            self._follow_again()
+
+    def _may_build(self) -> bool:
+        return (self._building is None or self._building.done()) and time.monotonic() > self._build_after
+
+    async def _build(self, partition: Partition, wanted: Wanted) -> None:
+        start, name = time.monotonic(), partition.collection.name
+        what, outcome, directory = partition.building, "failed", None
+        log.info(what, collection=name, why=wanted.why)
+        try:
+            built = await build(partition, wanted)
+            directory = built.directory
+            await self._write(lambda: partition.swap(built))
+            outcome = "swapped"
+            recipe = partition.trained.recipe.factory if partition.trained else "Flat"
+            log.info("built", collection=name, recipe=recipe, seconds=round(time.monotonic() - start, 1))
             await self._publish(partition)
         except Outdated as error:
-            metrics.TRAININGS.labels("outdated").inc()
-            log.info("threw a trained index away", collection=partition.collection.name, why=str(error))
-        except (TrainingFailed, OSError) as error:
-            self._training_failed_at = time.monotonic()
-            metrics.TRAININGS.labels("failed").inc()
-            log.error("training failed", collection=partition.collection.name, why=str(error))
-        else:
-            metrics.TRAININGS.labels("swapped").inc()
-            took = round(time.monotonic() - start, 1)
-            log.info("trained", collection=partition.collection.name, recipe=file.recipe.factory, seconds=took)
+            outcome = "outdated"
+            log.info("threw away what was built", collection=name, why=str(error))
+        except (BuildingFailed, OSError) as error:
+            self._build_after = time.monotonic() + RETRY_SECONDS
+            log.error(f"{what} failed", collection=name, why=str(error))
         finally:
-            partition.training = False
+            partition.building = ""
+            metrics.BUILDS.labels(what, outcome).inc()
+            if directory is not None:
+                shutil.rmtree(directory, ignore_errors=True)
 
     async def _publish(self, partition: Partition) -> None:
         self._published_at[partition.collection.uid] = time.monotonic()
@@ -88,16 +126,23 @@ class Life:
             try:
                 await self._write(partition.publish)
             except OSError as error:  # a full disk: go on answering from what there is
+                partition.trouble = str(error)
                 log.error("cannot publish", collection=partition.collection.name, why=str(error))
 
-    async def _write(self, work: Callable[[], None]) -> None:
-        await asyncio.get_running_loop().run_in_executor(self._writer, work)
+    async def _write(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._writer, work)
+
+    async def _run_behind(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._background, work)
 
 
-def _report(partition: Partition) -> None:
-    uid = partition.collection.uid
-    metrics.RECORDS.labels(uid).set(partition.view.records)
-    metrics.TAIL.labels(uid).set(partition.tail)
-    metrics.SEQ.labels(uid).set(partition.cursor.seq)
-    metrics.TRAINED.labels(uid).set(partition.view.trained is not None)
-    metrics.TRAINING.labels(uid).set(partition.training)
+def _observe(partition: Partition) -> float:
+    """Measure one query if there is one; returns the seconds of CPU that it took."""
+    start = time.thread_time()
+    partition.observe()
+    return time.thread_time() - start
+
+
+def _be_nice() -> None:
+    """Give way to searches; on Linux a thread has a niceness of its own."""
+    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)

@@ -1,52 +1,57 @@
 """The manifest: which files make a partition as it was published, with their sizes and hashes.
 
-A partition's directory is published by replacing its manifest in one step, after every file that it names is on
-disk. A directory whose files do not match its manifest is deleted and built again from the log, never repaired.
+A partition is published by replacing its manifest in one step, after every file that it names is on disk. A
+partition whose files do not match its manifest is deleted and built again from the log, never repaired.
 """
 
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from vitrail.shard.files import file_digest, write_durably
+from vitrail.shard.columns import ColumnFile
+from vitrail.shard.files import File, Mismatch, write_durably
+from vitrail.shard.index import Choices, Recipe
+from vitrail.shard.recall import Curve
 
 NAME = "manifest.json"
-FORMAT = 1
+FORMAT = 2
+
+CONFIG = ConfigDict(frozen=True, extra="forbid")
 
 
-class Mismatch(Exception):
-    """A file is missing, too short, or not what the manifest says."""
+class TableFiles(BaseModel):
+    """The rows of a partition, in a directory of their own."""
+
+    model_config = CONFIG
+    directory: str
+    rows: int
+    vectors: File
+    documents: File
+    entries: File
+    columns: tuple[ColumnFile, ...]
 
 
-class File(BaseModel):
-    """One file: its name, how many of its bytes count, and their SHA-256."""
+class TrainedFile(BaseModel):
+    """A trained index and how it was made."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    name: str
-    size: int
-    sha256: str
-
-
-class Trained(BaseModel):
-    """The trained index and how it was made."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = CONFIG
     file: File
-    version: str
     rows: int
     """It covers the rows before this one; a multiple of 8."""
+    version: str
     trained_on: int
     """Live records when it was trained."""
-    factory: str
-    lists: int
-    nprobe: int
-    rerank_factor: float
+    choices: Choices
+    """What the collection asked for; the memory budget apart."""
+    recipe: Recipe
+    curve: Curve
+    """As it was measured when it was trained."""
 
 
 class Manifest(BaseModel):
     """A partition as published."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = CONFIG
     format: int = FORMAT
     collection_uid: int
     slot_begin: int
@@ -56,13 +61,10 @@ class Manifest(BaseModel):
     seq: int
     """Applied up to here; with `mark`, a checkpoint of the log."""
     mark: int
-    rows: int
-    vectors: File
-    documents: File
-    entries: File
+    table: TableFiles
     live: File
     """One bit a row, the lowest first."""
-    trained: Trained | None = None
+    trained: TrainedFile | None = None
 
     def write(self, directory: Path) -> None:
         """Publish: every file that is named must be on disk by now."""
@@ -85,15 +87,3 @@ def read(directory: Path) -> Manifest | None:
     if manifest.format != FORMAT:
         raise Mismatch(f"{path} has format {manifest.format}, not {FORMAT}")
     return manifest
-
-
-def verify(directory: Path, file: File) -> Path:
-    """The path of a file that is as the manifest says.
-
-    Raises:
-        Mismatch: It is not.
-    """
-    path = directory / file.name
-    if not path.is_file() or path.stat().st_size != file.size or file_digest(path) != file.sha256:
-        raise Mismatch(f"{path} is not the file that was published")
-    return path

@@ -4,6 +4,8 @@ import contextlib
 
 from prometheus_client import Counter, Gauge, Histogram
 
+from vitrail.shard.partition import Partition
+
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
@@ -19,12 +21,33 @@ RECORDS = Gauge("vitrail_partition_records", "Live records.", ["collection_uid"]
 TAIL = Gauge("vitrail_partition_tail_rows", "Rows that are searched exactly.", ["collection_uid"])
 SEQ = Gauge("vitrail_partition_applied_seq", "Applied up to here.", ["collection_uid"])
 TRAINED = Gauge("vitrail_partition_trained", "1 where there is a trained index.", ["collection_uid"])
-TRAINING = Gauge("vitrail_partition_training", "1 while an index is being trained.", ["collection_uid"])
-TRAININGS = Counter("vitrail_trainings", "Trainings that ended, by outcome.", ["outcome"])
+BUILDING = Gauge("vitrail_partition_building", "1 while an index is trained or rows are compacted.", ["collection_uid"])
+BEHIND = Gauge("vitrail_partition_in_trouble", "1 while rows cannot be written, as on a full disk.", ["collection_uid"])
+DEAD = Gauge("vitrail_partition_dead_rows", "Rows deleted or replaced that still take room.", ["collection_uid"])
+RECALL = Gauge("vitrail_partition_recall_ratio", "Recall@10 of searches by default, measured.", ["collection_uid"])
+SAMPLES = Gauge(
+    "vitrail_partition_recall_samples", "Queries of callers that recall was measured on.", ["collection_uid"]
+)
+BUILDS = Counter("vitrail_builds", "Trainings and compactions that ended, by outcome.", ["what", "outcome"])
 PUBLISH_SECONDS = Histogram("vitrail_publish_seconds", "Time to publish a partition.", buckets=(*SECONDS, 5, 10))
 REBUILDS = Counter("vitrail_partition_rebuilds", "Partitions that were deleted because they could not be used.")
 
-OF_PARTITION = (RECORDS, TAIL, SEQ, TRAINED, TRAINING)
+OF_PARTITION = (RECORDS, TAIL, SEQ, TRAINED, BUILDING, BEHIND, DEAD, RECALL, SAMPLES)
+
+
+def report(partition: Partition) -> None:
+    """Set the gauges of a partition."""
+    uid = partition.collection.uid
+    RECORDS.labels(uid).set(partition.view.records)
+    TAIL.labels(uid).set(partition.tail)
+    SEQ.labels(uid).set(partition.cursor.seq)
+    TRAINED.labels(uid).set(partition.view.trained is not None)
+    BUILDING.labels(uid).set(bool(partition.building))
+    BEHIND.labels(uid).set(bool(partition.trouble))
+    DEAD.labels(uid).set(partition.dead)
+    if (curve := partition.curve) is not None:
+        RECALL.labels(uid).set(curve.at(partition.setting()))
+        SAMPLES.labels(uid).set(curve.real_samples)
 
 
 def forget(uid: int) -> None:

@@ -1,30 +1,36 @@
 """A partition: what one shard holds of one collection.
 
-Rows are numbered in the order in which they arrived and never change. An upserted record gets a new row and its old
-one a tombstone; so does a deleted one. The rows before `folded` are in the trained index, those from there on are
-the tail, searched exactly; without a trained index everything is tail.
+An upserted record gets a new row and its old one a tombstone; so does a deleted one. Rows are appended to a `Table`,
+folded from its tail into a trained index, and now and then built anew by another process (`building.py`): trained on
+what there is now, or compacted, so that dead rows are left behind.
 
-One thread writes (apply, fold, swap, publish), any number of threads search. They meet in `View`: a search takes
-the view of the moment and keeps it, a write ends by replacing it. Nothing that a view refers to changes afterwards,
-but for the trained index, which may grow: a view's bitmap ends at its own `folded`, and rows beyond it do not count.
+One thread writes (apply, fold, swap, publish), any number of threads search. They meet in `view`: a search takes the
+view of the moment and keeps it, a write ends by replacing it.
 """
 
+import random
 import shutil
 import time
+from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal
 from uuid import uuid4
 
 import numpy as np
-from numpy.typing import NDArray
 
 from vitrail.shard import manifest
-from vitrail.shard.documents import Document, Documents, IdMap
-from vitrail.shard.files import AppendFile, all_or_nothing, file_digest, sync_file, write_durably
-from vitrail.shard.index import Bits, Flat, Floats, Metric, Recipe, Rows, Trained
+from vitrail.shard.bitmap import changed, count, rows_of
+from vitrail.shard.documents import Document, IdMap
+from vitrail.shard.files import Mismatch, hash_file, sync, verify, write_durably
+from vitrail.shard.index import Bits, Choices, Floats, Metric, Setting, Trained, choose_recipe
+from vitrail.shard.manifest import TableFiles, TrainedFile
+from vitrail.shard.recall import DEFAULT_TARGET, MARGIN, Curve, K, Observed, found_on_grid
+from vitrail.shard.table import Table, Vectors
+from vitrail.shard.view import Found, View
 from vitrail.v1.collection_pb2 import Collection
+from vitrail.v1.filter_pb2 import Filter
 from vitrail.v1.log_pb2 import Cursor, Row
 from vitrail.v1.types_pb2 import Metric as MetricMessage
 
@@ -33,65 +39,64 @@ METRICS: dict[int, Metric] = {
     MetricMessage.METRIC_INNER_PRODUCT: "inner_product",
     MetricMessage.METRIC_EUCLIDEAN: "euclidean",
 }
-# Searches of the trained index and additions to it take turns: this many queries, this many rows.
-SEARCH_SLICE = 64
-FOLD_SLICE = 1024
+# Half precision is faithful to unit vectors of so many dimensions; in fewer, neighbours may lie closer than it tells.
+HALF_PRECISION_FROM = 64
+FOLD_SLICE = 256
 # A tail shorter than this costs a search less than a fold would.
 FOLD_AT = 256
 QUIET_SECONDS = 1.0
 RETRAIN_GROWTH = 4
+# Dead rows are left behind once there are so many, and they are this share of all.
+COMPACT_ROWS, COMPACT_SHARE = 1024, 0.25
+# Trained anew where the same recall has come to cost so many times what it did, with so many queries seen.
+DRIFT_COST, DRIFT_SAMPLES = 2.0, 64
 # The trained index is written again once it holds this many rows, or this share, more than its file.
-REWRITE_ROWS = 50_000
-REWRITE_SHARE = 0.25
+REWRITE_ROWS, REWRITE_SHARE = 50_000, 0.25
+# One query of callers is kept in so many seconds, to measure recall on.
+SAMPLE_SECONDS = 0.5
 
-# Files that a training reads and writes begin with this; those of one that was cut short are removed on opening.
-TRAINING = "training-"
+BUILDING = "building-"
+"""Directories in which other processes build; those of one that was cut short are removed on opening."""
 
 State = Literal["exact", "training", "trained"]
 
 
 @dataclass(frozen=True, slots=True)
-class View:
-    """A partition at one moment."""
+class Wanted:
+    """What should be built, and why."""
 
-    rows: int
-    records: int
-    """Rows whose bit is set in `live`."""
-    live: Bits
-    """One bit a row, the lowest first."""
-    folded: int
-    """The rows before this one are in `trained`. A multiple of 8, so that bitmaps can be cut there."""
-    trained: Trained | None
-    all: Flat
-    tail: Flat
-    documents: Documents
+    train: bool
+    compact: bool
+    choices: Choices
+    why: str
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """Scores float32 [q, k] and rows int64 [q, k], best first, row -1 where there are fewer; and how."""
+class Snapshot:
+    """A partition at the moment at which something is built of it."""
 
-    scores: Floats
-    rows: Rows
     view: View
-    exact: bool
-    nprobe: int
+    life: str
+    table: TableFiles
+    rows: int
+    """Only those before this one are built in; a multiple of 8."""
+    trained: TrainedFile | None
 
 
 @dataclass(frozen=True, slots=True)
-class TrainedFile:
-    """A trained index that a training process has written into the partition's directory."""
+class Built:
+    """What was built of a snapshot, in a directory of the partition's."""
 
-    name: str
-    life: str
-    """The partition's when it was trained; in another, rows have other numbers."""
-    rows: int
-    trained_on: int
-    recipe: Recipe
+    snapshot: Snapshot
+    directory: Path
+    table: TableFiles | None
+    """Where it was compacted."""
+    trained: TrainedFile | None
+    """Its file lies in `directory`; its rows are those of the new table where there is one."""
 
 
 class Outdated(Exception):
-    """The partition was reset or dropped while an index was trained for it."""
+    """The partition was reset or dropped while something was built of it."""
 
 
 class Partition:
@@ -100,9 +105,8 @@ class Partition:
     view: View
     life: str
     """Another one after each reset, when rows are numbered anew; empty once it is closed."""
-    _vectors: AppendFile
-    _documents: Documents
-    _ids: IdMap
+    _table: Table
+    _ids: IdMap | None
 
     def __init__(self, directory: Path, collection: Collection, slots: tuple[int, int]) -> None:
         """Open what was published there last, or start empty.
@@ -114,11 +118,16 @@ class Partition:
         self.slots = slots
         self.metric = METRICS[collection.metric]
         self.dimension = collection.dimension
-        self.training = False
+        self.building = ""
+        """What is being built: "training", "compacting", or nothing."""
+        self.trouble = ""
+        """Why it is behind, where it is."""
         self.rebuilt = ""
+        self._sampled: deque[Floats] = deque(maxlen=4)
+        self._sample_at = 0.0
         try:
             self._open(self._read_manifest())
-        except (manifest.Mismatch, OSError) as error:
+        except (Mismatch, OSError) as error:
             self.rebuilt = str(error)
             shutil.rmtree(directory)
             self._open(None)
@@ -127,65 +136,98 @@ class Partition:
 
     @property
     def dtype(self) -> np.dtype[np.float16] | np.dtype[np.float32]:
-        """How vectors are stored: half precision is faithful where they are unit vectors."""
-        return np.dtype(np.float16) if self.metric == "cosine" else np.dtype(np.float32)
+        """How vectors are stored."""
+        half = self.metric == "cosine" and self.dimension >= HALF_PRECISION_FROM
+        return np.dtype(np.float16) if half else np.dtype(np.float32)
 
     @property
     def state(self) -> State:
         if self.view.trained is not None:
             return "trained"
-        return "training" if self.training else "exact"
+        return "training" if self.building == "training" else "exact"
 
     @property
     def tail(self) -> int:
         return self.view.rows - self.view.folded
 
     @property
-    def recipe(self) -> Recipe | None:
-        return self.view.trained.recipe if self.view.trained else None
+    def dead(self) -> int:
+        return self.view.rows - self.view.records
 
     @property
-    def wants_training(self) -> bool:
-        """Whether it has enough records for a first index, or has outgrown the one that it has."""
-        threshold = self.collection.train_at
-        if self.view.trained is not None:
-            threshold = max(threshold, RETRAIN_GROWTH * self.trained_on)
-        return not self.training and self.view.records >= threshold
+    def trained(self) -> TrainedFile | None:
+        """How its trained index was made."""
+        return self._trained
 
     @property
-    def wants_fold(self) -> bool:
-        if self.view.trained is None or self.tail < 8:
-            return False
-        return self.tail >= FOLD_AT or time.monotonic() - self._changed > QUIET_SECONDS
+    def curve(self) -> Curve | None:
+        """Which setting finds how much, as far as it is known now."""
+        return self._observed.curve if self._observed else None
 
     @property
-    def wants_publishing(self) -> bool:
-        return self._published != (self.cursor.seq, self.version)
+    def target(self) -> float:
+        """The recall that a search is to have unless it asks for another."""
+        options = self.collection.index
+        return options.target_recall if options.HasField("target_recall") else DEFAULT_TARGET
+
+    @property
+    def disk_bytes(self) -> int:
+        return self._table.bytes() + (self._trained.file.size if self._trained else 0)
+
+    def setting(self, nprobe: int = 0, rerank_factor: float = 0.0, target: float = 0.0) -> Setting:
+        """How a search is made: as it asks, else as the collection does, else as the curve says; 0 asks for nothing."""
+        if self._observed is None:
+            return Setting(0, 0.0)
+        options = self.collection.index
+        chosen = self._observed.setting(target + MARGIN if target else self.target + MARGIN)
+        if not target:
+            nprobe, rerank_factor = nprobe or options.nprobe, rerank_factor or options.rerank_factor
+        nprobe = min(nprobe or chosen.nprobe, self._observed.curve.nprobes[-1])
+        return Setting(nprobe, rerank_factor or chosen.rerank_factor)
+
+    def expected_recall(self, found: Found) -> float:
+        """What is known of searches as this one; 1 where exact, 0 where nothing is known."""
+        if found.exact or self._observed is None:
+            return float(found.exact)
+        return self._observed.curve.at(found.setting)
 
     # Searching, from any thread.
 
     def search(
-        self, queries: Floats, k: int, *, nprobe: int = 0, rerank_factor: float = 0.0, exact: bool = False
+        self,
+        queries: Floats,
+        k: int,
+        *,
+        nprobe: int = 0,
+        rerank_factor: float = 0.0,
+        target: float = 0.0,
+        exact: bool = False,
+        filter: Filter | None = None,
+        view: View | None = None,
     ) -> Found:
-        """Find the k best records for each of float32 [q, d]; 0 takes the recipe's own parameter."""
-        view = self.view
+        """Find the k best records for each of float32 [q, d]; parameters that are 0 are chosen.
+
+        Raises:
+            ValueError: The filter cannot be evaluated.
+        """
+        view = view or self.view
         if view.trained is None or exact:
-            scores, rows = view.all.search(queries, k, view.live)
-            return Found(scores, rows, view, exact=True, nprobe=0)
-        recipe = view.trained.recipe
-        nprobe = min(nprobe or recipe.nprobe, recipe.lists)
-        factor = rerank_factor or recipe.rerank_factor
-        live = view.live[: view.folded // 8]
-        slices = [
-            view.trained.search(queries[start : start + SEARCH_SLICE], k, live, view.all, nprobe, factor)
-            for start in range(0, len(queries), SEARCH_SLICE)
-        ]
-        scores, rows = (np.concatenate(parts) for parts in zip(*slices, strict=True))
-        if view.rows > view.folded:
-            tail_scores, tail_rows = view.tail.search(queries, k, view.live[view.folded // 8 :])
-            tail_rows[tail_rows >= 0] += view.folded
-            scores, rows = _best(k, (scores, tail_scores), (rows, tail_rows))
-        return Found(scores, rows, view, exact=False, nprobe=nprobe)
+            return view.exact(queries, k, filter)
+        if filter is None and time.monotonic() >= self._sample_at:
+            self._sample_at = time.monotonic() + SAMPLE_SECONDS
+            self._sampled.append(random.choice(queries).copy())
+        return view.approximate(queries, k, self.setting(nprobe, rerank_factor, target), filter)
+
+    def observe(self) -> bool:
+        """Compare what one sampled query finds with exact search. Returns whether there was one."""
+        view, observed = self.view, self._observed
+        if view.trained is None or observed is None or not self._sampled:
+            return False
+        query = self._sampled.popleft()
+        scores, rows = view.all.search(query[np.newaxis], K, view.live[: view.folded // 8])
+        found = found_on_grid(view.main(), view.all, observed.curve.nprobes, query, scores[rows >= 0])
+        observed.add(found)
+        return True
 
     # Writing, from one thread.
 
@@ -196,24 +238,28 @@ class Partition:
             OSError: The disk is full; nothing was taken.
         """
         upserts = [row for row in rows if not row.deleted]
-        ids = [row.id for row in rows]
-        replaced = np.array([row for row in self._ids.find(ids) if row >= 0], np.int64)
-        start = len(self._documents)
-        with all_or_nothing(*self._appended):
-            self._vectors.append(self._stored(upserts).tobytes())
-            self._documents.append([Document(row.id, row.attributes) for row in upserts])
-        self._ids.put([row.id for row in upserts], range(start, start + len(upserts)))
-        self._ids.put([row.id for row in rows if row.deleted], [-1] * (len(rows) - len(upserts)))
-        live = np.zeros((len(self._documents) + 7) // 8, np.uint8)
-        live[: len(self.view.live)] = self.view.live
-        _clear(live, replaced)
-        _set(live, np.arange(start, len(self._documents)))
-        self._show(live, self.view.records - len(replaced) + len(upserts), self.view.folded, self.view.trained)
+        ids = self._known_ids()
+        replaced = np.array([row for row in ids.find([row.id for row in rows]) if row >= 0], np.int64)
+        start = len(self._table)
+        self._table.append(self._stored(upserts), [Document(row.id, row.attributes) for row in upserts])
+        ids.put([row.id for row in upserts], range(start, start + len(upserts)))
+        ids.put([row.id for row in rows if row.deleted], [-1] * (len(rows) - len(upserts)))
+        live = changed(self.view.live, len(self._table), replaced, np.arange(start, len(self._table)))
+        records = self.view.records - len(replaced) + len(upserts)
+        self._show(live, records, self.view.folded, self.view.trained)
+        self._changes += len(rows)
         self._changed = time.monotonic()
+        self.trouble = ""
 
     def checkpoint(self, cursor: Cursor) -> None:
         """Everything up to here has been applied."""
         self.cursor = cursor
+
+    @property
+    def wants_fold(self) -> bool:
+        if self.view.trained is None or self.tail < 8:
+            return False
+        return self.tail >= FOLD_AT or time.monotonic() - self._changed > QUIET_SECONDS
 
     def fold(self) -> None:
         """Move one slice of the tail into the trained index."""
@@ -221,46 +267,97 @@ class Partition:
         if view.trained is None:
             return
         end = min(view.folded + FOLD_SLICE, view.rows // 8 * 8)
-        rows = view.folded + np.flatnonzero(_bits(view.live[view.folded // 8 : end // 8])).astype(np.int64)
+        rows = view.folded + rows_of(view.live[view.folded // 8 : end // 8])
         if len(rows):
-            view.trained.add(self._matrix()[rows].astype(np.float32), rows)
+            view.trained.add(view.table.vectors[rows].astype(np.float32), rows)
         self._show(view.live, view.records, end, view.trained)
 
-    def swap(self, file: TrainedFile) -> None:
-        """Search with another trained index from now on; what it lacks is tail.
+    def wanted_build(self, bytes_a_record: float = 0.0) -> Wanted | None:
+        """What should be built now, if anything.
+
+        Args:
+            bytes_a_record: What a trained index may take in RAM for each record; 0 for no limit.
+        """
+        if self.unverified is not None:  # what is damaged must not be copied
+            return None
+        view, trained = self.view, self._trained
+        options = self.collection.index
+        choices = Choices(
+            components=options.components,
+            lists=options.lists,
+            code_bytes=options.code_bytes,
+            bits=options.bits,
+            bytes_a_record=bytes_a_record,
+        )
+        why = ""
+        if view.records >= self.collection.train_at:
+            if trained is None:
+                why = f"{view.records:,} records are enough to train on"
+            elif view.records >= RETRAIN_GROWTH * trained.trained_on:
+                why = f"{view.records:,} records have outgrown an index trained on {trained.trained_on:,}"
+            elif choices.model_copy(update={"bytes_a_record": 0.0}) != trained.choices:
+                why = "the collection asks for another index"
+            elif choose_recipe(view.records, self.dimension, choices).code_bytes < trained.recipe.code_bytes:
+                why = f"codes of {trained.recipe.code_bytes} bytes are more than the memory budget allows"
+            else:
+                why = self._drift(trained)
+        compact = self.dead >= COMPACT_ROWS and self.dead >= COMPACT_SHARE * view.rows
+        if not why and not compact:
+            return None
+        return Wanted(bool(why), compact, choices, why or f"{self.dead:,} of {view.rows:,} rows are dead")
+
+    def snapshot(self) -> Snapshot:
+        """What something can be built of in another process, while this one goes on writing."""
+        return Snapshot(self.view, self.life, self._table.described(), self.view.rows // 8 * 8, self._trained)
+
+    def swap(self, built: Built) -> None:
+        """Search what was built from now on; what it lacks is tail.
 
         Raises:
             Outdated: It numbers rows that are no more.
-            OSError: It cannot be read.
+            OSError: It cannot be read, or the disk is full; the partition is as it was.
         """
-        if file.life != self.life:
-            (self.directory / file.name).unlink(missing_ok=True)
-            raise Outdated(f"{file.name} was trained before the partition was reset or dropped")
-        trained = Trained.load(self.directory / file.name, file.recipe, self.metric)
-        self.trained_on = file.trained_on
-        self.version = uuid4().hex[:8]
-        name = f"main-{self.version}"
-        (self.directory / file.name).rename(self.directory / name)
-        self._describe(replace(file, name=name))
-        self._show(self.view.live, self.view.records, file.rows, trained)
+        before = built.snapshot
+        if before.life != self.life:
+            raise Outdated("the partition was reset or dropped meanwhile")
+        name = uuid4().hex[:8]
+        trained, described = self.view.trained, self._trained
+        if built.trained is not None:
+            described = built.trained
+            trained = Trained.load(built.directory / described.file.name, described.recipe, self.metric)
+            (built.directory / described.file.name).rename(self.directory / f"main-{name}")
+            described = described.model_copy(
+                update={"version": name, "file": described.file.model_copy(update={"name": f"main-{name}"})}
+            )
+        folded = described.rows if described else 0
+        if built.table is None:
+            self._show(self.view.live, self.view.records, folded, trained)
+        else:
+            self._move(built, self.directory / f"table-{name}", folded, trained)
+        if described is not None and built.trained is not None:
+            self._changes = 0
+            self._observed = Observed(described.curve)
+        self._trained = described
 
     def publish(self) -> None:
-        """Make what was applied up to now what a restart finds."""
+        """Make what was applied up to now what a restart finds.
+
+        Raises:
+            OSError: The disk is full; what was published before still is.
+        """
         view = self.view
-        if view.trained is not None and self._trained_file is not None:
-            more = view.folded - self._trained_file.rows
-            if more > max(REWRITE_ROWS, REWRITE_SHARE * self._trained_file.rows):
-                name = f"main-{uuid4().hex[:8]}"
-                view.trained.save(self.directory / name)
-                self._describe(TrainedFile(name, self.life, view.folded, self.trained_on, view.trained.recipe))
-        for file in self._appended:
-            file.sync()
-        live_name = f"live-{uuid4().hex[:8]}"
-        write_durably(self.directory / live_name, view.live.tobytes())
-        vectors, documents, entries = (
-            manifest.File(name=file.path.name, size=file.size, sha256=file.digest()) for file in self._appended
-        )
-        manifest.Manifest(
+        if view.trained is not None and self._trained is not None:
+            more = view.folded - self._trained.rows
+            if more > max(REWRITE_ROWS, REWRITE_SHARE * self._trained.rows):
+                path = self.directory / f"main-{uuid4().hex[:8]}"
+                view.trained.save(path)
+                self._trained = self._trained.model_copy(update={"file": hash_file(path), "rows": view.folded})
+            sync(self.directory / self._trained.file.name)
+        self._table.sync()
+        sync(self._table.directory)
+        live = self.directory / f"live-{uuid4().hex[:8]}"
+        write_durably(live, view.live.tobytes())
+        published = manifest.Manifest(
             collection_uid=self.collection.uid,
             slot_begin=self.slots[0],
             slot_end=self.slots[1],
@@ -268,15 +365,17 @@ class Partition:
             metric=self.metric,
             seq=self.cursor.seq,
             mark=self.cursor.mark,
-            rows=view.rows,
-            vectors=vectors,
-            documents=documents,
-            entries=entries,
-            live=_described(self.directory / live_name),
-            trained=self._trained_file,
-        ).write(self.directory)
-        self._published = (self.cursor.seq, self.version)
-        self._remove_all_but(live_name, self._trained_file.file.name if self._trained_file else "")
+            table=self._table.described(),
+            live=hash_file(live),
+            trained=self._trained,
+        )
+        published.write(self.directory)
+        self._published = self._state()
+        self._tidy(published, BUILDING)
+
+    @property
+    def wants_publishing(self) -> bool:
+        return self._published != self._state()
 
     def reset(self) -> None:
         """Forget everything; the log will tell it again."""
@@ -290,14 +389,9 @@ class Partition:
 
     def close(self) -> None:
         self.life = ""
-        self._vectors.close()
-        self._documents.close()
+        self._table.close()
 
-    # Inside.
-
-    @property
-    def _appended(self) -> tuple[AppendFile, AppendFile, AppendFile]:
-        return self._vectors, self._documents.documents, self._documents.rows
+    # Opening.
 
     def _read_manifest(self) -> manifest.Manifest | None:
         published = manifest.read(self.directory)
@@ -305,83 +399,99 @@ class Partition:
             return None
         uid, slots = published.collection_uid, (published.slot_begin, published.slot_end)
         if (uid, slots) != (self.collection.uid, self.slots):
-            raise manifest.Mismatch(f"holds slots {slots} of collection {uid}")
+            raise Mismatch(f"holds slots {slots} of collection {uid}")
         if (published.dimension, published.metric) != (self.dimension, self.metric):
-            raise manifest.Mismatch(f"holds {published.metric} vectors of {published.dimension} dimensions")
+            raise Mismatch(f"holds {published.metric} vectors of {published.dimension} dimensions")
         return published
 
     def _open(self, published: manifest.Manifest | None) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
-        for leftover in self.directory.glob(f"{TRAINING}*"):
-            leftover.unlink()
-        self.cursor = Cursor(collection_uid=self.collection.uid)
+        self._tidy(published)
         self.life = uuid4().hex
-        self.version = ""
-        self.trained_on = 0
-        self._trained_file: manifest.Trained | None = None
+        self.cursor = Cursor(collection_uid=self.collection.uid)
+        self.unverified = published
+        """What was published whose vectors nobody has compared with their hashes yet."""
+        self._ids = None
+        self._trained = published.trained if published else None
+        self._observed = Observed(self._trained.curve) if self._trained else None
+        self._changes = 0
         self._changed = time.monotonic()
-        self._published = (0, "")
-        trained, folded = None, 0
         if published is None:
-            self._vectors = AppendFile(self.directory / "vectors")
-            self._documents = Documents(self.directory)
-            self._ids = IdMap(self._documents)
-            live = np.zeros(0, np.uint8)
-        else:
-            live = np.frombuffer(manifest.verify(self.directory, published.live).read_bytes(), np.uint8)
-            self._vectors = AppendFile(self.directory / "vectors", published.vectors.size)
-            self._documents = Documents(self.directory, published.documents.size, published.entries.size)
-            self._check_appended(published)
-            self._ids = IdMap(self._documents, np.flatnonzero(_bits(live)))
-            self.cursor = Cursor(collection_uid=self.collection.uid, seq=published.seq, mark=published.mark)
-            if published.trained is not None:
-                trained, folded = self._load_trained(published.trained), published.trained.rows
-            self._published = (self.cursor.seq, self.version)
-        self._show(live, int(_bits(live).sum()), folded, trained)
+            self._table = Table(self.directory / f"table-{uuid4().hex[:8]}", self.dimension, self.dtype)
+            self._published = (0, "", self._table.directory.name)
+            self._show(np.zeros(0, np.uint8), 0, 0, None)
+            return
+        live = np.frombuffer(verify(self.directory / published.live.name, published.live).read_bytes(), np.uint8)
+        trained = None
+        if self._trained is not None:
+            path = verify(self.directory / self._trained.file.name, self._trained.file)
+            trained = Trained.load(path, self._trained.recipe, self.metric)
+        self._table = Table(self.directory / published.table.directory, self.dimension, self.dtype, published.table)
+        self.cursor = Cursor(collection_uid=self.collection.uid, seq=published.seq, mark=published.mark)
+        self._published = self._state()
+        self._show(live, count(live), self._trained.rows if self._trained else 0, trained)
 
-    def _check_appended(self, published: manifest.Manifest) -> None:
-        wanted_files = (published.vectors, published.documents, published.entries)
-        for file, wanted in zip(self._appended, wanted_files, strict=True):
-            if file.digest() != wanted.sha256:
-                raise manifest.Mismatch(f"{file.path} is not the file that was published")
+    def verify(self) -> None:
+        """Compare the vectors that were opened with their hashes; beside everything else, from any thread.
 
-    def _load_trained(self, published: manifest.Trained) -> Trained:
-        recipe = Recipe(published.factory, published.lists, published.nprobe, published.rerank_factor)
-        path = manifest.verify(self.directory, published.file)
-        self.version, self.trained_on, self._trained_file = published.version, published.trained_on, published
-        return Trained.load(path, recipe, self.metric)
+        Raises:
+            Mismatch: They are damaged.
+        """
+        published, table = self.unverified, self._table
+        if published is not None:
+            table.verify_vectors(published.table)
+        self.unverified = None
 
-    def _describe(self, file: TrainedFile) -> None:
-        sync_file(self.directory / file.name)
-        self._trained_file = manifest.Trained(
-            file=_described(self.directory / file.name),
-            version=self.version,
-            rows=file.rows,
-            trained_on=file.trained_on,
-            factory=file.recipe.factory,
-            lists=file.recipe.lists,
-            nprobe=file.recipe.nprobe,
-            rerank_factor=file.recipe.rerank_factor,
-        )
+    # Inside.
+
+    def _known_ids(self) -> IdMap:
+        """Which row holds which id; made when it is first needed, since searches do not."""
+        if self._ids is None:
+            self._ids = IdMap(self._table.documents, rows_of(self.view.live))
+        return self._ids
+
+    def _drift(self, trained: TrainedFile) -> str:
+        """Why the index no longer fits what it holds, or nothing."""
+        observed = self._observed
+        if observed is None or observed.curve.real_samples < DRIFT_SAMPLES or self._changes < trained.trained_on / 10:
+            return ""
+        now, then = (curve.cheapest(self.target) for curve in (observed.curve, trained.curve))
+        if now.recall < self.target <= then.recall:
+            return f"recall has fallen from {then.recall:.3f} to {now.recall:.3f}"
+        if now.seconds > DRIFT_COST * then.seconds:
+            return f"the same recall costs {now.seconds / then.seconds:.1f} times what it did"
+        return ""
+
+    def _move(self, built: Built, directory: Path, folded: int, trained: Trained | None) -> None:
+        """Go over to a compacted table: bring what was written since, and forget what was deleted since."""
+        assert built.table is not None
+        before, old = built.snapshot, self.view
+        (built.directory / built.table.directory).rename(directory)
+        table = Table(directory, self.dimension, self.dtype, built.table)
+        kept = rows_of(before.view.live[: before.rows // 8])
+        since = rows_of(old.live)
+        since = since[since >= before.rows]
+        try:
+            table.copy(self._table, since)
+        except OSError:
+            table.close()
+            raise
+        is_live = np.unpackbits(old.live, bitorder="little").astype(bool)
+        everyone = np.arange(len(table))
+        dead = np.flatnonzero(~is_live[kept])
+        live = changed(np.zeros(0, np.uint8), len(table), dead, np.delete(everyone, dead))
+        replaced, self._table, self._ids = self._table, table, None
+        self._show(live, old.records, folded, trained)
+        replaced.close()
+
+    def _state(self) -> tuple[int, str, str]:
+        """What differs from what was published when there is something to publish."""
+        return self.cursor.seq, self._trained.version if self._trained else "", self._table.directory.name
 
     def _show(self, live: Bits, records: int, folded: int, trained: Trained | None) -> None:
-        matrix = self._matrix()
-        self.view = View(
-            rows=len(matrix),
-            records=records,
-            live=live,
-            folded=folded,
-            trained=trained,
-            all=Flat(matrix, self.metric),
-            tail=Flat(matrix[folded:], self.metric),
-            documents=self._documents,
-        )
+        self.view = View(self._table, self.metric, live, records, folded, trained)
 
-    def _matrix(self) -> NDArray[np.float16] | NDArray[np.float32]:
-        """The vectors of all rows, [rows, d], where they lie in the file."""
-        return self._vectors.data().view(self.dtype).reshape(-1, self.dimension)
-
-    def _stored(self, rows: Sequence[Row]) -> NDArray[np.float16] | NDArray[np.float32]:
+    def _stored(self, rows: Sequence[Row]) -> Vectors:
         """The vectors of rows as they are kept: [n, d] of `dtype`, of length 1 for cosine."""
         half = 2 * self.dimension
         vectors = np.empty((len(rows), self.dimension), np.float32)
@@ -389,33 +499,15 @@ class Partition:
             vector[:] = np.frombuffer(row.vector, "<f2" if len(row.vector) == half else "<f4")
         if self.metric == "cosine":
             vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.finfo(np.float32).tiny)
-        return cast("NDArray[np.float16] | NDArray[np.float32]", vectors.astype(self.dtype))
+        stored: Vectors = vectors.astype(self.dtype)
+        return stored
 
-    def _remove_all_but(self, live: str, trained: str) -> None:
+    def _tidy(self, published: manifest.Manifest | None, *kept: str) -> None:
+        """Remove what a manifest does not name, but for names that begin as those that are kept."""
+        named = {manifest.NAME}
+        if published is not None:
+            named |= {published.live.name, published.table.directory}
+            named |= {published.trained.file.name} if published.trained else set()
         for path in self.directory.iterdir():
-            if path.name.startswith(("live-", "main-")) and path.name not in (live, trained):
-                path.unlink()
-
-
-def _described(path: Path) -> manifest.File:
-    return manifest.File(name=path.name, size=path.stat().st_size, sha256=file_digest(path))
-
-
-def _bits(packed: Bits) -> NDArray[np.uint8]:
-    return np.unpackbits(packed, bitorder="little")
-
-
-def _set(packed: Bits, rows: Rows) -> None:
-    np.bitwise_or.at(packed, rows >> 3, (1 << (rows & 7)).astype(np.uint8))
-
-
-def _clear(packed: Bits, rows: Rows) -> None:
-    np.bitwise_and.at(packed, rows >> 3, ~(1 << (rows & 7)).astype(np.uint8))
-
-
-def _best(k: int, scores: tuple[Floats, Floats], rows: tuple[Rows, Rows]) -> tuple[Floats, Rows]:
-    """The k best of two answers to the same queries."""
-    all_scores, all_rows = np.hstack(scores), np.hstack(rows)
-    all_scores[all_rows < 0] = -np.inf
-    order = np.argsort(-all_scores, axis=1, kind="stable")[:, :k]
-    return np.take_along_axis(all_scores, order, 1), np.take_along_axis(all_rows, order, 1)
+            if path.name not in named and not path.name.startswith(kept):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -17,10 +17,18 @@ log = structlog.get_logger()
 class Partitions:
     """The partitions by collection uid. Written by one thread, read by any."""
 
-    def __init__(self, directory: Path, slots: tuple[int, int]) -> None:
+    def __init__(self, directory: Path, slots: tuple[int, int], index_bytes: int = 0) -> None:
+        """Look for partitions in a directory.
+
+        Args:
+            directory: Where they are kept.
+            slots: Of which slots.
+            index_bytes: What all trained indexes together may take in RAM; 0 for no limit.
+        """
         self.slots = slots
         self.catalog_seq = 0
         self._directory = directory
+        self._index_bytes = index_bytes
         self._partitions: dict[int, Partition] = {}
 
     def __iter__(self) -> Iterator[Partition]:
@@ -35,6 +43,10 @@ class Partitions:
     def cursors(self) -> list[Cursor]:
         """Where each partition is in the log."""
         return [partition.cursor for partition in self]
+
+    def bytes_a_record(self) -> float:
+        """What a trained index may take in RAM for each record; 0 for no limit."""
+        return self._index_bytes / max(1, sum(partition.view.records for partition in self))
 
     def take_catalog(self, catalog: Catalog) -> None:
         """Open or start what the catalog names, drop what it does not."""

@@ -2,21 +2,28 @@
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
 from vitrail.rpc import vectors
+from vitrail.rpc.errors import InvalidArgument, NotFound
 from vitrail.rpc.server import Context
 from vitrail.shard import metrics
+from vitrail.shard.bitmap import rows_of
 from vitrail.shard.config import Config
 from vitrail.shard.follow import Follower
-from vitrail.shard.partition import Found, Partition
+from vitrail.shard.partition import Partition
 from vitrail.shard.partitions import Partitions
+from vitrail.shard.view import Found, View
+from vitrail.v1.collection_pb2 import IndexStats, RecallPoint
 from vitrail.v1.shard_pb2 import (
     GetStatusRequest,
     GetStatusResponse,
     GroupResult,
+    MatchIdsRequest,
+    MatchIdsResponse,
     PartitionStatus,
     SearchBatchRequest,
     SearchBatchResponse,
@@ -27,6 +34,8 @@ from vitrail.v1.shard_pb2_grpc import ShardServiceServicer
 # A batch that compares at least this many vectors goes to the second gate, so that small ones never wait for it.
 BULK_COMPARISONS = 2_000_000
 BULK_QUERIES = 256
+# Ids in one message: at most 512 bytes each.
+PAGE_IDS = 4096
 
 
 class ShardService(ShardServiceServicer):
@@ -44,6 +53,22 @@ class ShardService(ShardServiceServicer):
         arrived = time.monotonic()
         gate = self._bulk if self._is_bulk(request) else self._interactive
         return await asyncio.get_running_loop().run_in_executor(gate, self._search_batch, request, arrived)
+
+    async def MatchIds(  # noqa: N802
+        self, request: MatchIdsRequest, context: Context
+    ) -> AsyncIterator[MatchIdsResponse]:
+        partition = self._partitions.get(request.collection_uid)
+        if partition is None:
+            raise NotFound("unknown collection", field="collection_uid")
+        applied, view = partition.cursor, partition.view  # in this order: the view holds at least what is applied
+        loop = asyncio.get_running_loop()
+        try:
+            rows = rows_of(await loop.run_in_executor(self._bulk, view.passing, request.filter))
+        except ValueError as error:
+            raise InvalidArgument(str(error), field="filter") from error
+        for start in range(0, len(rows), PAGE_IDS) or [0]:
+            ids = await loop.run_in_executor(self._bulk, view.table.documents.ids, rows[start : start + PAGE_IDS])
+            yield MatchIdsResponse(ids=ids, applied=applied)
 
     async def GetStatus(self, request: GetStatusRequest, context: Context) -> GetStatusResponse:  # noqa: N802
         return GetStatusResponse(
@@ -67,14 +92,24 @@ class ShardService(ShardServiceServicer):
         if start - arrived > group.timeout:
             metrics.EXPIRED.inc()
             return GroupResult(error="expired")
-        queries = vectors.from_bytes(group.vectors, partition.dimension)
-        found = partition.search(
-            queries, group.top_k, nprobe=group.nprobe, rerank_factor=group.rerank_factor, exact=group.exact
-        )
+        queries, view = vectors.from_bytes(group.vectors, partition.dimension), partition.view
+        try:
+            found = partition.search(
+                queries,
+                group.top_k,
+                nprobe=group.nprobe,
+                rerank_factor=group.rerank_factor,
+                target=group.target_recall,
+                exact=group.exact,
+                filter=group.filter if group.HasField("filter") else None,
+                view=view,
+            )
+        except ValueError as error:  # the coordinator sends only what it has checked; it may be of another version
+            return GroupResult(error=str(error))
         seconds = time.monotonic() - start
         metrics.SEARCH_SECONDS.observe(seconds)
         metrics.SEARCH_QUERIES.observe(len(queries))
-        return _result(found, partition, seconds, with_attributes=group.attributes)
+        return _result(found, view, partition, seconds, with_attributes=group.attributes)
 
     def _is_bulk(self, request: SearchBatchRequest) -> bool:
         queries = comparisons = 0
@@ -87,35 +122,65 @@ class ShardService(ShardServiceServicer):
         return queries > BULK_QUERIES or comparisons > BULK_COMPARISONS
 
 
-def _result(found: Found, partition: Partition, seconds: float, *, with_attributes: bool) -> GroupResult:
+def _result(found: Found, view: View, partition: Partition, seconds: float, *, with_attributes: bool) -> GroupResult:
     hit = found.rows >= 0
     rows = found.rows[hit]
-    documents = found.view.documents
+    documents = view.table.documents
     return GroupResult(
         counts=np.count_nonzero(hit, axis=1).tolist(),
         ids=documents.ids(rows),
         scores=vectors.to_bytes(found.scores[hit]),
         attributes=documents.attributes(rows) if with_attributes else [],
-        records=found.view.records,
+        records=view.records,
         applied=partition.cursor,
-        trained=found.view.trained is not None,
+        trained=view.trained is not None,
         exact=found.exact,
-        nprobe=found.nprobe,
-        version=partition.version,
+        nprobe=found.setting.nprobe,
+        rerank_factor=found.setting.rerank_factor,
+        recall=partition.expected_recall(found),
+        matching=found.matching,
+        version=partition.trained.version if partition.trained else "",
         seconds=seconds,
     )
 
 
 def _status(partition: Partition) -> PartitionStatus:
-    recipe = partition.recipe
+    trained, setting = partition.trained, partition.setting()
     return PartitionStatus(
         collection_uid=partition.collection.uid,
         applied=partition.cursor,
         records=partition.view.records,
         tail=partition.tail,
         state=partition.state,
-        busy="training" if partition.training else "",
-        version=partition.version,
-        recipe=recipe.factory if recipe else "Flat",
-        nprobe=recipe.nprobe if recipe else 0,
+        busy=partition.trouble or partition.building,
+        version=trained.version if trained else "",
+        recipe=trained.recipe.factory if trained else "Flat",
+        nprobe=setting.nprobe,
+        index=_index_stats(partition),
     )
+
+
+def _index_stats(partition: Partition) -> IndexStats:
+    stats = IndexStats(
+        reason=f"exact until {partition.collection.train_at:,} records",
+        dead_rows=partition.dead,
+        disk_bytes=partition.disk_bytes,
+    )
+    curve, trained = partition.curve, partition.trained
+    if curve is not None and trained is not None and partition.view.trained is not None:
+        setting = partition.setting()
+        stats.reason = trained.recipe.reason
+        stats.rerank_factor = setting.rerank_factor
+        stats.recall = curve.at(setting)
+        stats.samples, stats.real_samples = curve.samples, curve.real_samples
+        stats.index_bytes = partition.view.trained.bytes
+        stats.curve.extend(
+            RecallPoint(
+                nprobe=point.setting.nprobe,
+                rerank_factor=point.setting.rerank_factor,
+                recall=point.recall,
+                seconds=point.seconds,
+            )
+            for point in curve.frontier()
+        )
+    return stats

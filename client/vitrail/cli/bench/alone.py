@@ -20,7 +20,9 @@ from vitrail.cli.bench.given import Floats, Given, comparable
 from vitrail.cli.bench.loops import Times
 from vitrail.cli.bench.progress import tracked
 from vitrail.cli.bench.truth import Rows
-from vitrail.shard.index import Flat, Trained, choose_recipe, training_rows
+from vitrail.shard.building import measure
+from vitrail.shard.index import Flat, Reranked, Setting, Trained, choose_recipe, training_rows
+from vitrail.shard.recall import DEFAULT_TARGET, MARGIN, SAMPLES
 
 VERSION = str(faiss.__version__)
 
@@ -39,8 +41,8 @@ class Alone:
 
     Attributes:
         build: How long it took.
-        nprobe: The recipe's default.
-        rerank_factor: The recipe's default.
+        nprobe: What its own curve says that a shard would take by default.
+        rerank_factor: The same.
         lists: How many there are to probe.
         recipe: In FAISS's factory language.
     """
@@ -49,7 +51,6 @@ class Alone:
         """Train and build, on one thread and on so many."""
         recipe = choose_recipe(len(given.base), given.dimension)
         self.recipe, self.lists = recipe.factory, recipe.lists
-        self.nprobe, self.rerank_factor = recipe.nprobe, recipe.rerank_factor
         written, self.stored = _write(given, directory / "vectors")
         wanted = min(len(given.base), training_rows(recipe))
         sample = np.sort(np.random.default_rng(0).choice(len(given.base), wanted, replace=False))
@@ -60,16 +61,19 @@ class Alone:
             trained = time.perf_counter() - start
         added, added_on_threads, copied = self._add(given, threads)
         self._flat = Flat(self.stored, given.metric)
-        self._live = np.full((len(given.base) + 7) // 8, 255, np.uint8)
+        self._main = Reranked(self._index, self._flat, np.full((len(given.base) + 7) // 8, 255, np.uint8))
+        every = np.arange(len(given.base))
+        asked = np.sort(np.random.default_rng(1).choice(every, min(SAMPLES, len(every)), replace=False))
+        chosen = measure(self._index, self.stored, every, asked).cheapest(DEFAULT_TARGET + MARGIN).setting
+        self.nprobe, self.rerank_factor = chosen.nprobe, chosen.rerank_factor
         self.build = Build(trained, added, added_on_threads, copied, written)
 
     def search(self, queries: Floats, k: int, nprobe: int = 0, rerank_factor: float = 0.0) -> Rows:
         """Rows int64 [q, k] of comparable queries [q, d], best first; 0 takes the recipe's own parameter."""
-        factor = rerank_factor or self.rerank_factor
-        return self._index.search(queries, k, self._live, self._flat, nprobe or self.nprobe, factor)[1]
+        return self._main.search(queries, k, Setting(nprobe or self.nprobe, rerank_factor or self.rerank_factor))[1]
 
     def search_exactly(self, queries: Floats, k: int) -> Rows:
-        return self._flat.search(queries, k, self._live)[1]
+        return self._flat.search(queries, k)[1]
 
     def _add(self, given: Given, threads: int) -> tuple[float, float, float]:
         """Add all vectors, of each block one half on one thread and one on several.
