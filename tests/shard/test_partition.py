@@ -38,6 +38,7 @@ def build(partition: Partition, *, train: bool = True, compact: bool = False) ->
             dtype=partition.dtype.str,
             rows=snapshot.rows,
             target=partition.target,
+            share=partition.share,
             train=train,
             compact=compact,
             choices=Choices(),

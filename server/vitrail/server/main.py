@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import structlog
 import uvloop
 
-from vitrail.rpc.process import configure_logs, die_with_parent, serve_metrics
+from vitrail.rpc.process import configure_logs, die_with_parent, give_memory_back, serve_metrics
 from vitrail.rpc.server import Server, wait_for_signal
 from vitrail.server import metrics
 from vitrail.server.collections import CollectionService
@@ -42,6 +42,7 @@ def run(config: Config) -> None:
         Unavailable: The store cannot be opened.
     """
     die_with_parent()
+    give_memory_back()
     configure_logs("coordinator", config.log_level)
     uvloop.run(_serve(config))  # a quarter more searches a second than asyncio's own loop
 

@@ -57,6 +57,8 @@ class Job(BaseModel):
     """The rows before this one; a multiple of 8."""
     target: float
     """The recall that searches are to have."""
+    share: float
+    """What the shard holds of all records of the collection."""
     train: bool
     compact: bool
     choices: Choices
@@ -97,6 +99,7 @@ async def build(partition: Partition, wanted: Wanted) -> Built:
             dtype=partition.dtype.str,
             rows=snapshot.rows,
             target=partition.target,
+            share=partition.share,
             train=wanted.train,
             compact=wanted.compact,
             choices=wanted.choices,
@@ -146,11 +149,11 @@ def _trained(job: Job, vectors: Vectors, live: Rows, rows: int) -> TrainedFile |
     choices = job.choices.model_copy(update={"bytes_a_record": 0.0})
     if job.train:
         recipe = choose_recipe(len(live), job.dimension, job.choices)
-        index, curve = train(vectors, live, recipe, job.metric)
+        index, curve = train(vectors, live, recipe, job.metric, job.share)
         if recipe.bits == 4 and not job.choices.bits and curve.cheapest(job.target).recall < job.target:
             other = choose_recipe(len(live), job.dimension, job.choices.model_copy(update={"bits": 8}))
             why = f"{other.reason}, since 4 bits found {curve.cheapest(job.target).recall:.3f}"
-            finer, finer_curve = train(vectors, live, other.model_copy(update={"reason": why}), job.metric)
+            finer, finer_curve = train(vectors, live, other.model_copy(update={"reason": why}), job.metric, job.share)
             if finer_curve.cheapest(job.target).recall > curve.cheapest(job.target).recall:
                 index, curve = finer, finer_curve
         described = {"trained_on": len(live), "choices": choices, "version": ""}
@@ -168,7 +171,7 @@ def _trained(job: Job, vectors: Vectors, live: Rows, rows: int) -> TrainedFile |
     return TrainedFile(file=hash_file(path), rows=rows, recipe=index.recipe, curve=curve, **described)
 
 
-def train(vectors: Vectors, live: Rows, recipe: Recipe, metric: Metric) -> tuple[Trained, Curve]:
+def train(vectors: Vectors, live: Rows, recipe: Recipe, metric: Metric, share: float) -> tuple[Trained, Curve]:
     """Train on a sample of rows, add all of them, and measure what is found.
 
     Args:
@@ -176,12 +179,14 @@ def train(vectors: Vectors, live: Rows, recipe: Recipe, metric: Metric) -> tuple
         live: The rows to index, ascending.
         recipe: What to train.
         metric: How vectors compare.
+        share: What the shard holds of all records.
     """
     random = np.random.default_rng(SEED)
     sample = np.sort(random.choice(live, min(len(live), training_rows(recipe)), replace=False))
     index = Trained.train(vectors[sample].astype(np.float32), recipe, metric)
     add(index, vectors, live)
-    return index, measure(index, vectors, live, np.sort(random.choice(live, min(len(live), SAMPLES), replace=False)))
+    asked = np.sort(random.choice(live, min(len(live), SAMPLES), replace=False))
+    return index, measure(index, vectors, live, asked, share)
 
 
 def add(index: Trained, vectors: Vectors, live: Rows) -> None:
@@ -191,7 +196,7 @@ def add(index: Trained, vectors: Vectors, live: Rows) -> None:
         index.add(vectors[rows].astype(np.float32), rows)
 
 
-def measure(index: Trained, vectors: Vectors, live: Rows, asked: Rows) -> Curve:
+def measure(index: Trained, vectors: Vectors, live: Rows, asked: Rows, share: float) -> Curve:
     """The curve of an index over some of its own rows, each searched without itself."""
     flat = Flat(vectors, index.metric)
     chosen = np.zeros(-(-len(vectors) // 8) * 8, bool)
@@ -203,7 +208,7 @@ def measure(index: Trained, vectors: Vectors, live: Rows, asked: Rows) -> Curve:
     for place, best in enumerate(best_rows(vectors, live, asked, queries, index.metric)):
         query, itself = queries[place], int(asked[place])
         true = -np.sort(-flat.scores(query, best[best >= 0]))
-        found[place] = found_on_grid(main, flat, nprobes, query, true, itself)
+        found[place] = found_on_grid(main, flat, nprobes, query, true, share, itself)
     probe_seconds, rerank_seconds = costs(main, nprobes, queries[:COST_QUERIES])
     return Curve(
         nprobes=nprobes,

@@ -9,7 +9,7 @@ import structlog
 import uvloop
 
 from vitrail.rpc.channel import CLIENT_OPTIONS
-from vitrail.rpc.process import configure_logs, die_with_parent, serve_metrics
+from vitrail.rpc.process import configure_logs, die_with_parent, give_memory_back, serve_metrics
 from vitrail.rpc.server import Server, wait_for_signal
 from vitrail.shard.config import Config
 from vitrail.shard.follow import Follower
@@ -31,6 +31,7 @@ def run(config: Config) -> None:
         OSError: The data directory or a port is taken.
     """
     die_with_parent()
+    give_memory_back()
     configure_logs(f"shard-{config.index}", config.log_level)
     use_one_thread()
     uvloop.run(_serve(config))  # a quarter more searches a second than asyncio's own loop

@@ -20,6 +20,7 @@ from uuid import uuid4
 
 import numpy as np
 
+from vitrail.rpc.slots import SLOTS
 from vitrail.shard import manifest
 from vitrail.shard.bitmap import changed, count, rows_of
 from vitrail.shard.documents import Document, IdMap
@@ -141,6 +142,11 @@ class Partition:
         return np.dtype(np.float16) if half else np.dtype(np.float32)
 
     @property
+    def share(self) -> float:
+        """What it holds of all records of the collection."""
+        return (self.slots[1] - self.slots[0]) / SLOTS
+
+    @property
     def state(self) -> State:
         if self.view.trained is not None:
             return "trained"
@@ -225,7 +231,7 @@ class Partition:
             return False
         query = self._sampled.popleft()
         scores, rows = view.all.search(query[np.newaxis], K, view.live[: view.folded // 8])
-        found = found_on_grid(view.main(), view.all, observed.curve.nprobes, query, scores[rows >= 0])
+        found = found_on_grid(view.main(), view.all, observed.curve.nprobes, query, scores[rows >= 0], self.share)
         observed.add(found)
         return True
 

@@ -1,10 +1,14 @@
 """What a trained index finds: recall, measured against exact search over a grid of settings.
 
+Recall is that of the merged answer: ids are hashed to shards, so of the best K records a shard of N holds about
+K / N, and its best ones count more than its K-th (`weights`).
+
 A training ends with measuring the curve on rows of the partition, each searched without itself. In life, queries of
 callers are sampled, a few at a time, and take the place of those. So the partition knows which setting is the
 cheapest for a recall that is asked for, and notices when what it finds rots.
 """
 
+import math
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -18,14 +22,14 @@ from vitrail.shard.index import Flat, Floats, Reranked, Setting
 
 K = 10
 """Recall is of this many hits."""
-FACTORS = (2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 20.0, 40.0)
+FACTORS = (2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 12.0, 16.0, 20.0, 28.0, 40.0)
 SAMPLES = 256
 """The mean is taken over this many of the latest queries."""
 DEFAULT_TARGET = 0.95
 MARGIN = 0.01
 """Defaults are chosen to reach this much more than the target: about the standard error of 256 queries' mean."""
 SAME_SCORE = 1e-5
-"""Relative to the k-th best score. A candidate that is as good as a true hit is one: duplicates share a score."""
+"""Relative to a score. A candidate that is as good as a true hit counts as that hit: duplicates share a score."""
 
 
 class Point(NamedTuple):
@@ -92,8 +96,18 @@ def grid(lists: int) -> tuple[int, ...]:
     return tuple(dict.fromkeys(max(1, round(lists / 1.5**step)) for step in range(12, -1, -1)))
 
 
+def weights(share: float) -> NDArray[np.float64]:
+    """How probably each of the best K records of a shard, which has a share of all, is among the best K of all.
+
+    The r-th best of the shard is, where at least r of the K best have hashed to it: the tail of a binomial
+    distribution. float64 [K].
+    """
+    exactly = [math.comb(K, r) * share**r * (1 - share) ** (K - r) for r in range(K + 1)]
+    return np.array([sum(exactly[r:]) for r in range(1, K + 1)])
+
+
 def found_on_grid(
-    index: Reranked, flat: Flat, nprobes: Sequence[int], query: Floats, true: Floats, itself: int = -1
+    index: Reranked, flat: Flat, nprobes: Sequence[int], query: Floats, true: Floats, share: float, itself: int = -1
 ) -> NDArray[np.float32]:
     """The share of its true hits that one query finds at every setting: float32 [nprobes, FACTORS].
 
@@ -103,22 +117,21 @@ def found_on_grid(
         nprobes: The grid.
         query: float32 [d].
         true: The scores of the best rows, at most K, best first.
+        share: What the shard holds of all records.
         itself: The row that the query is, which does not count.
     """
-    found = np.ones((len(nprobes), len(FACTORS)), np.float32)
     if not len(true):
-        return found
-    least = true[-1] - SAME_SCORE * abs(true[-1])
+        return np.ones((len(nprobes), len(FACTORS)), np.float32)
+    weight = weights(share)[: len(true)]
     most = Setting(1, FACTORS[-1]).candidates(K)
-    proposed = [index.candidates(query[np.newaxis], most + 1, nprobe)[0] for nprobe in nprobes]
-    proposed = [rows[(rows >= 0) & (rows != itself)] for rows in proposed]
-    every = np.unique(np.concatenate(proposed))
-    good = flat.scores(query, every) >= least
-    for place, rows in enumerate(proposed):
-        hits = np.cumsum(good[np.searchsorted(every, rows)])
-        for other, factor in enumerate(FACTORS):
-            reached = hits[min(Setting(1, factor).candidates(K), len(hits)) - 1] if len(hits) else 0
-            found[place, other] = min(reached / len(true), 1.0)
+    reached = np.array([Setting(1, factor).candidates(K) for factor in FACTORS])
+    found = np.empty((len(nprobes), len(FACTORS)), np.float32)
+    for place, nprobe in enumerate(nprobes):
+        rows = index.candidates(query[np.newaxis], most + 1, nprobe)[0]
+        rows = rows[(rows >= 0) & (rows != itself)]
+        same = np.abs(flat.scores(query, rows)[:, np.newaxis] - true) <= SAME_SCORE * np.abs(true)
+        first = np.where(same.any(axis=0), same.argmax(axis=0), most + 1) if len(rows) else np.full(len(true), most + 1)
+        found[place] = (weight @ (first[:, np.newaxis] < reached)) / weight.sum()
     return found
 
 

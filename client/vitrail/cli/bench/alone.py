@@ -64,7 +64,7 @@ class Alone:
         self._main = Reranked(self._index, self._flat, np.full((len(given.base) + 7) // 8, 255, np.uint8))
         every = np.arange(len(given.base))
         asked = np.sort(np.random.default_rng(1).choice(every, min(SAMPLES, len(every)), replace=False))
-        chosen = measure(self._index, self.stored, every, asked).cheapest(DEFAULT_TARGET + MARGIN).setting
+        chosen = measure(self._index, self.stored, every, asked, share=1.0).cheapest(DEFAULT_TARGET + MARGIN).setting
         self.nprobe, self.rerank_factor = chosen.nprobe, chosen.rerank_factor
         self.build = Build(trained, added, added_on_threads, copied, written)
 
