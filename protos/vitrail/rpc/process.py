@@ -1,6 +1,4 @@
-"""What every server process does first: logs to standard error, metrics on a port, memory given back, an end with its
-parent.
-"""
+"""What every server process does first: logs to standard error, metrics on a port, memory given back to the system."""
 
 import contextlib
 import ctypes
