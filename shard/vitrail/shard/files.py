@@ -10,6 +10,7 @@ write the manifest as well.
 """
 
 import contextlib
+import ctypes
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,8 @@ from pydantic import BaseModel, ConfigDict
 
 MIN_CAPACITY = 1 << 20
 CHUNK = 1 << 23
+MADV_POPULATE_READ = 22  # linux/mman.h, since Linux 5.14
+LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 class Mismatch(Exception):
@@ -62,6 +65,7 @@ class AppendFile:
         self._hashes = list(published.hashes[: self.size // CHUNK]) if published else []
         self._last = xxhash.xxh3_128()
         self._frozen = frozen
+        self._warm: tuple[Any, int] = (None, 0)
         self._file = os.open(path, os.O_RDONLY if frozen else os.O_RDWR | os.O_CREAT, 0o644)
         try:
             if os.fstat(self._file).st_size < self.size:
@@ -111,6 +115,19 @@ class AppendFile:
     def data(self) -> NDArray[np.uint8]:
         """All bytes written so far, uint8 [size], without a copy; stays valid while the file grows."""
         return self._mapped[: self.size]
+
+    def warm(self) -> None:
+        """Map what has been written and is not mapped yet; beside everything else, from any thread.
+
+        A row in a page that the process has not touched costs 8 us to read, in one that it has 1 us (Linux; elsewhere
+        nothing happens).
+        """
+        mapped, end = self._mapped, self.size // CHUNK * CHUNK
+        if self._warm[0] is not mapped:
+            self._warm = (mapped, 0)
+        for start in range(self._warm[1], end, CHUNK):
+            LIBC.madvise(ctypes.c_void_p(mapped.ctypes.data + start), ctypes.c_size_t(CHUNK), MADV_POPULATE_READ)
+            self._warm = (mapped, start + CHUNK)
 
     def described(self) -> File:
         """The file as it is now, for a manifest."""
@@ -180,6 +197,15 @@ def _hashes(file: int, size: int) -> Iterator[str]:
         if os.preadv(file, [part], start) < len(part):
             raise ValueError(f"ends before byte {size}")
         yield xxhash.xxh3_128_hexdigest(part)
+
+
+def available_memory() -> int:
+    """Bytes that processes could still take, what only caches files included; 0 where nobody says (not on Linux)."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return 1024 * int(line.split()[1])
+    return 0
 
 
 def write_durably(path: Path, data: bytes) -> None:

@@ -25,15 +25,19 @@ Bits = NDArray[np.uint8]
 
 # k-means wants at least this many points a centroid (faiss, ClusteringParameters.min_points_per_centroid).
 POINTS_PER_LIST = 39
-# More training points than this a list do not make better lists (faiss, ClusteringParameters).
-MAX_POINTS_PER_LIST = 256
+# More training points than this a list, or fewer than this in all, made no better index (docs/index.md).
+POINTS_WORTH_IT = 64
+SMALLEST_SAMPLE = 16_384
 # Below this many dimensions there is nothing to compress: lists of plain vectors.
 PLAIN_BELOW = 16
 MAX_COMPONENTS = 256
-ONE_A_PART_BELOW = 32
-# Of the ways in which faiss scans 4-bit codes, the one that keeps candidates in a reservoir, query by query: a fifth
-# faster than its own choice for the 50 to 400 candidates that we ask for.
-RESERVOIR = 11
+# Where parts of two components lose more than they save: of 32 dimensions they found 0.90, single ones 0.99.
+ONE_A_PART_UP_TO = 64
+# How faiss scans 4-bit codes: with a reservoir of candidates, query by query (11), a fifth faster than its own choice
+# for the 50 to 400 candidates that we ask for; or list by list for all queries (13), which pays where there are many
+# queries and the codes outgrow the processor's cache (458 us a query came down to 273 at 500,000 rows).
+QUERY_BY_QUERY, LIST_BY_LIST = 11, 13
+MANY_QUERIES, MANY_BYTES = 32, 8 << 20
 # Bytes that an inverted list keeps for each vector besides its code: a 64-bit id.
 ID_BYTES = 8
 # A request for few hits still reranks as if for this many, since the best candidate by code is seldom the best.
@@ -96,8 +100,7 @@ def choose_recipe(records: int, dimension: int, choices: Choices | None = None) 
     # PCA from fewer rows than twice its components fits noise.
     components = max(1, min(components, dimension, max(PLAIN_BELOW, records // 2)))
     bits = choices.bits or 4
-    # A part of two components at least, where there are enough of them: of 16, eight parts found 0.78 of the hits.
-    per_part = (2 if components >= ONE_A_PART_BELOW else 1) if bits == 4 else 4
+    per_part = (2 if components > ONE_A_PART_UP_TO else 1) if bits == 4 else 4
     parts = choices.code_bytes * 8 // bits if choices.code_bytes else components // per_part
     parts = max(1, min(parts, components))
     if choices.bytes_a_record:
@@ -117,7 +120,7 @@ def choose_recipe(records: int, dimension: int, choices: Choices | None = None) 
 
 def training_rows(recipe: Recipe) -> int:
     """How many rows are worth training on."""
-    return max(recipe.lists * MAX_POINTS_PER_LIST, 2 * MAX_COMPONENTS, (1 << recipe.bits % 32) * MAX_POINTS_PER_LIST)
+    return max(recipe.lists * POINTS_WORTH_IT, SMALLEST_SAMPLE)
 
 
 class Flat:
@@ -186,13 +189,27 @@ class Trained:
         if isinstance(index, faiss.IndexPreTransform):
             self._transform = faiss.downcast_VectorTransform(index.chain.at(0))
             self._lists = faiss.downcast_index(index.index)
-        if isinstance(self._lists, faiss.IndexIVFFastScan):
-            self._lists.implem = RESERVOIR
+        self._is_fast_scan = isinstance(self._lists, faiss.IndexIVFFastScan)
+        self._nearest, self._best = self._lists.quantizer, self._lists.quantizer
+        if metric == "inner_product":
+            # By inner product the longest centroids would attract everything: a vector goes to the list that is
+            # nearest, and a query asks those that promise most. At a quarter of the lists that raised recall from
+            # 0.63 to 0.98 where lengths vary by a factor of three.
+            centroids = faiss.downcast_index(self._lists.quantizer).reconstruct_n(0, recipe.lists)
+            self._nearest, self._best = faiss.IndexFlatL2(self._lists.d), faiss.IndexFlatIP(self._lists.d)
+            self._nearest.add(centroids)
+            self._best.add(centroids)
+            self._lists.own_fields = False
+            self._lists.quantizer = self._best
 
     @classmethod
     def train(cls, sample: Floats, recipe: Recipe, metric: Metric) -> "Trained":
         """Train on float32 [n, d]; the result holds no vectors yet."""
         index = faiss.index_factory(sample.shape[1], recipe.factory, _metric(metric))
+        if metric == "inner_product":
+            lists = faiss.extract_index_ivf(index)
+            nearest = faiss.IndexFlatL2(lists.d)
+            lists.own_fields, lists.cp.spherical, lists.quantizer = False, False, nearest
         index.train(sample)
         if metric != "euclidean" and isinstance(index, faiss.IndexPreTransform):
             # The PCA subtracts the mean, which distances survive and inner products do not.
@@ -221,8 +238,16 @@ class Trained:
         if self._transform is not None:
             vectors = self._transform.apply(vectors)  # half of the work, and no search has to wait for it
         with self.lock:
+            self._lists.quantizer = self._nearest
             self._lists.add_with_ids(vectors, rows)
+            self._lists.quantizer = self._best
             self.index.ntotal = self._lists.ntotal
+
+    def tune(self, queries: int) -> None:
+        """Set what suits a search of so many queries; the caller holds the lock."""
+        if self._is_fast_scan:
+            many = queries >= MANY_QUERIES and self.bytes >= MANY_BYTES
+            self._lists.implem = LIST_BY_LIST if many else QUERY_BY_QUERY
 
     def clear(self) -> None:
         """Forget all vectors, not the training."""
@@ -264,12 +289,14 @@ class Reranked:
             parameters = faiss.IndexRefineSearchParameters(k_factor=key[1], base_index_params=self._base(key[0]))
             self._parameters[key] = parameters
         with self._trained.lock:
+            self._trained.tune(len(queries))
             scores, rows = self._index.search(queries, k, params=parameters)
         return _larger_is_better(scores, self._trained.metric), rows
 
     def candidates(self, queries: Floats, count: int, nprobe: int) -> Rows:
         """What the trained index proposes before anything is compared exactly: rows int64 [q, count], -1 for none."""
         with self._trained.lock:
+            self._trained.tune(len(queries))
             _, rows = self._trained.index.search(queries, count, params=self._base(nprobe))
         found: Rows = rows
         return found

@@ -16,6 +16,7 @@ from vitrail.shard.building import NICENESS, BuildingFailed, build
 from vitrail.shard.files import Mismatch
 from vitrail.shard.partition import Outdated, Partition, Wanted
 from vitrail.shard.partitions import Partitions
+from vitrail.shard.recall import ENOUGH
 
 log = structlog.get_logger()
 T = TypeVar("T")
@@ -23,8 +24,8 @@ T = TypeVar("T")
 TICK_SECONDS = 0.1
 PUBLISH_SECONDS = 10.0
 RETRY_SECONDS = 60.0
-# Measuring recall takes at most this share of a core.
-OBSERVING_SHARE = 0.01
+# Measuring recall takes at most this share of a core; more while hardly any query of a caller was measured.
+OBSERVING_SHARE, OBSERVING_SHARE_AT_FIRST = 0.01, 0.1
 
 
 class Life:
@@ -76,13 +77,16 @@ class Life:
     async def _run_errands(self) -> None:
         """Verify what was opened, and then measure what callers' queries find; one thing at a time, slowly."""
         while True:
-            start, cpu = time.monotonic(), 0.0
+            start, cpu, share = time.monotonic(), 0.0, OBSERVING_SHARE
             for partition in self._partitions:
                 if partition.unverified is not None:
                     await self._verify(partition)
+                await self._run_behind(partition.warm)
                 cpu += await self._run_behind(lambda partition=partition: _observe(partition))
+                if partition.curve is not None and partition.curve.real_samples < ENOUGH:
+                    share = OBSERVING_SHARE_AT_FIRST
             spent = time.monotonic() - start
-            await asyncio.sleep(max(1.0, cpu / OBSERVING_SHARE - spent))
+            await asyncio.sleep(max(TICK_SECONDS, cpu / share - spent))
 
     async def _verify(self, partition: Partition) -> None:
         try:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from vitrail.shard.columns import Columns
 from vitrail.shard.documents import Document, Documents
-from vitrail.shard.files import AppendFile, all_or_nothing, verify
+from vitrail.shard.files import AppendFile, all_or_nothing, available_memory, verify
 from vitrail.shard.index import Rows
 from vitrail.shard.manifest import TableFiles
 from vitrail.shard.passing import Passing
@@ -92,6 +92,11 @@ class Table:
                 first = len(self.documents)
                 self.documents.copy(source.documents, part)
                 self.columns.copy_rows(source.columns, part, first)
+
+    def warm(self) -> None:
+        """Map all vectors, where they fit into half of the memory that is free for them."""
+        if self._vectors.size < available_memory() / 2:
+            self._vectors.warm()
 
     def verify_vectors(self, published: TableFiles) -> None:
         """Read all vectors that were published, and compare them with their hashes.

@@ -15,9 +15,9 @@ from vitrail.shard.table import Table
 from vitrail.v1.filter_pb2 import Filter
 
 # Searches of the trained index and additions to it take turns: this many queries, then who waits for the lock.
-SEARCH_SLICE = 64
-# Where so few records pass a filter, comparing with each costs less than probing enough lists for them.
-FEW = 4096
+SEARCH_SLICE = 128
+# Up to so many rows that pass a filter are gathered, to be compared where they lie side by side.
+FEW = 8192
 NO_SETTING = Setting(0, 0.0)
 
 
@@ -75,27 +75,27 @@ class View:
         """
         return self.table.passing.bits(filter, self.rows) & self.live
 
-    def exact(self, queries: Floats, k: int, filter: Filter | None = None) -> Found:
-        """Compare float32 [q, d] with every record that passes."""
-        if filter is None:
+    def exact(self, queries: Floats, k: int, passing: Bits | None = None) -> Found:
+        """Compare float32 [q, d] with every record, or with those that pass."""
+        if passing is None:
             return Found(*self.all.search(queries, k, self.live), exact=True)
-        passing = self.passing(filter)
-        return self._exact(queries, k, passing, count(passing))
+        matching = count(passing)
+        if matching > FEW:
+            return Found(*self.all.search(queries, k, passing), exact=True, matching=matching)
+        chosen = rows_of(passing)
+        scores, places = Flat(np.ascontiguousarray(self.table.vectors[chosen]), self.metric).search(queries, k)
+        rows = np.where(places >= 0, np.append(chosen, -1)[places], -1)
+        return Found(scores, rows, exact=True, matching=matching)
 
-    def approximate(self, queries: Floats, k: int, setting: Setting, filter: Filter | None = None) -> Found:
-        """Search the trained index, and the tail exactly.
+    def approximate(self, queries: Floats, k: int, setting: Setting, passing: Bits | None = None) -> Found:
+        """Search the trained index, and the tail exactly, for float32 [q, d].
 
-        A filter that lets few records through raises the lists that are probed, one that lets very few through is
-        answered exactly.
+        Queries that find less than there is are answered exactly: few lists hold few rows, and faiss's fast scan
+        finds nothing at all where all vectors are the same.
         """
-        main, live, matching = self.main(), self.live, 0
-        if filter is not None:
-            live = self.passing(filter)
-            matching = count(live)
-            if matching <= FEW:
-                return self._exact(queries, k, live, matching)
-            setting = self._raised(setting, matching / self.records)
-            main = self._reranked(live) or main
+        main, live, matching = self.main(), self.live, self.records
+        if passing is not None:
+            main, live, matching = self._reranked(passing) or main, passing, count(passing)
         slices = [
             main.search(queries[start : start + SEARCH_SLICE], k, setting)
             for start in range(0, len(queries), SEARCH_SLICE)
@@ -105,22 +105,14 @@ class View:
             tail_scores, tail_rows = self._tail.search(queries, k, live[self.folded // 8 :])
             tail_rows[tail_rows >= 0] += self.folded
             scores, rows = _best(k, (scores, tail_scores), (rows, tail_rows))
-        return Found(scores, rows, exact=False, matching=matching, setting=setting)
-
-    def _exact(self, queries: Floats, k: int, live: Bits, matching: int) -> Found:
-        if matching > FEW:
-            return Found(*self.all.search(queries, k, live), exact=True, matching=matching)
-        chosen = rows_of(live)
-        scores, places = Flat(np.ascontiguousarray(self.table.vectors[chosen]), self.metric).search(queries, k)
-        rows = np.where(places >= 0, np.append(chosen, -1)[places], -1)
-        return Found(scores, rows, exact=True, matching=matching)
+        short = np.count_nonzero(rows >= 0, axis=1) < min(k, matching)
+        if short.any():
+            exact = self.exact(queries[short], k, passing)
+            scores[short], rows[short] = exact.scores, exact.rows
+        return Found(scores, rows, exact=False, matching=0 if passing is None else matching, setting=setting)
 
     def _reranked(self, live: Bits) -> Reranked | None:
         return self.trained and Reranked(self.trained, self.all, live[: self.folded // 8])
-
-    def _raised(self, setting: Setting, share: float) -> Setting:
-        lists = self.trained.recipe.lists if self.trained else 1
-        return Setting(min(lists, round(setting.nprobe * share**-0.5)), setting.rerank_factor)
 
 
 def _best(k: int, scores: tuple[Floats, Floats], rows: tuple[Rows, Rows]) -> tuple[Floats, Rows]:
