@@ -186,6 +186,8 @@ async def test_going_on_from_a_place(stub: "LogServiceAsyncStub", journal: Journ
     assert second.events == ["catalog", "rows", "checkpoint"]
     assert second.ids() == {"b", "c"}
     third = Follower(stub, 0, SLOTS, second.place())
+    await third.until(c=5)
+    assert third.events == ["catalog", "checkpoint"]  # where nothing is new, it is told so
     await journal.write(Write(uid, [record("d")]), in_time())
     await third.until(c=6)
     assert third.ids() == {"d"}

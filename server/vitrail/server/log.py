@@ -34,7 +34,7 @@ class LogService(LogServiceServicer):
         for uid in await self._lost(places):
             places.pop(uid)
             yield FollowResponse(reset=Reset(collection_uid=uid))
-        catalog_seq = -1
+        catalog_seq, told = -1, set[int]()
         while not self._journal.news.ended:
             news = self._journal.news.listen()
             catalog = self._journal.catalog
@@ -45,7 +45,9 @@ class LogService(LogServiceServicer):
             heads = await self._journal.read(self._journal.store.heads)
             for collection in collections:
                 place = places.get(collection.uid)
-                if place is None or place.seq != heads.get(collection.uid, (0, 0))[1]:
+                # Once where there is nothing new, too: a follower cannot know otherwise that it has caught up.
+                if place is None or collection.uid not in told or place.seq != heads.get(collection.uid, (0, 0))[1]:
+                    told.add(collection.uid)
                     async for event in self._pass(collection.uid, collection.dimension, slots, places):
                         yield event
             await news.wait()

@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict
 
 MIN_CAPACITY = 1 << 20
 CHUNK = 1 << 23
+CLOSED = -1
 MADV_POPULATE_READ = 22  # linux/mman.h, since Linux 5.14
 LIBC = ctypes.CDLL(None, use_errno=True)
 
@@ -138,9 +139,13 @@ class AppendFile:
         os.fsync(self._file)
 
     def close(self) -> None:
+        """Close it, if it is open: its descriptor may be another file's by the second time."""
+        descriptor, self._file = self._file, CLOSED
+        if descriptor == CLOSED:
+            return
         if not self._frozen:
-            os.ftruncate(self._file, self.size)
-        os.close(self._file)
+            os.ftruncate(descriptor, self.size)
+        os.close(descriptor)
 
     def _extend(self, capacity: int) -> None:
         os.ftruncate(self._file, capacity)

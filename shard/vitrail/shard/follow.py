@@ -15,7 +15,7 @@ import grpc
 import structlog
 
 from vitrail.shard import metrics
-from vitrail.shard.partition import Partition
+from vitrail.shard.partition import APPLYING, Partition
 from vitrail.shard.partitions import Partitions
 from vitrail.v1.log_pb2 import Cursor, FollowRequest, FollowResponse, Row
 from vitrail.v1.log_pb2_grpc import LogServiceStub
@@ -28,7 +28,7 @@ LONGEST_DELAY = 2.0
 
 
 class FollowAgain(Exception):
-    """A partition is no longer the one that this stream was opened for."""
+    """A partition is not the one, or not where it was, when this stream was opened."""
 
 
 class Follower:
@@ -62,12 +62,13 @@ class Follower:
             except FollowAgain:
                 log.info("following again from where partitions are")
             except asyncio.CancelledError:
-                if self._stream is None or not self._stream.cancelled():
+                if (task := asyncio.current_task()) and task.cancelling():  # which cancels the stream as well
                     raise
             except grpc.aio.AioRpcError as error:
                 log.warning("cannot follow the log", why=error.details(), again_in=delay)
             except OSError as error:  # a full disk: stay at the last checkpoint and try again
                 log.error("cannot apply rows of the log", why=str(error), again_in=delay)
+            self.again()  # not two streams at once
             metrics.LOG_CONNECTED.set(0)
             await asyncio.sleep(delay)
             delay = min(2 * delay, LONGEST_DELAY)
@@ -83,6 +84,8 @@ class Follower:
                 await self._write(partial(self._partitions.take_catalog, event.catalog))
                 if self._behind is None:
                     self._behind = {collection.uid for collection in event.catalog.collections}
+                if any(found.cursor.seq and found.collection.uid not in self._lives for found in self._partitions):
+                    raise FollowAgain  # it was opened just now: what it holds need not be sent again
             case "rows":
                 if partition := self._partitions.get(event.rows.collection_uid):
                     await self._write(partial(self._apply, partition, event.rows.rows))
@@ -110,7 +113,7 @@ class Follower:
         try:
             partition.apply(rows)
         except OSError as error:
-            partition.trouble = str(error)
+            partition.troubles[APPLYING] = str(error)
             raise
         metrics.ROWS_APPLIED.inc(len(rows))
 

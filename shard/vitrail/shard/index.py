@@ -230,8 +230,15 @@ class Trained:
             raise OSError(f"{path} cannot be read: {error}") from error
 
     def save(self, path: Path) -> None:
-        """Write to a file, beside searches; the caller adds nothing meanwhile."""
-        faiss.write_index(self.index, str(path))
+        """Write to a file, beside searches; the caller adds nothing meanwhile.
+
+        Raises:
+            OSError: It cannot be written, as on a full disk.
+        """
+        try:
+            faiss.write_index(self.index, str(path))
+        except RuntimeError as error:
+            raise OSError(f"{path} cannot be written: {error}") from error
 
     def add(self, vectors: Floats, rows: Rows) -> None:
         """Add float32 [n, d] under their row numbers int64 [n]."""

@@ -14,7 +14,7 @@ import structlog
 from vitrail.shard import metrics
 from vitrail.shard.building import NICENESS, BuildingFailed, build
 from vitrail.shard.files import Mismatch
-from vitrail.shard.partition import Outdated, Partition, Wanted
+from vitrail.shard.partition import BUILDING_INDEX, PUBLISHING, Outdated, Partition, Wanted
 from vitrail.shard.partitions import Partitions
 from vitrail.shard.recall import ENOUGH
 
@@ -23,7 +23,8 @@ T = TypeVar("T")
 
 TICK_SECONDS = 0.1
 PUBLISH_SECONDS = 10.0
-RETRY_SECONDS = 60.0
+# After a build that failed, and twice as long after each further one.
+RETRY_SECONDS, LONGEST_RETRY_SECONDS = 1.0, 60.0
 # Measuring recall takes at most this share of a core; more while hardly any query of a caller was measured.
 OBSERVING_SHARE, OBSERVING_SHARE_AT_FIRST = 0.01, 0.1
 
@@ -38,6 +39,7 @@ class Life:
         self._background = ThreadPoolExecutor(1, "background", initializer=_be_nice)
         self._building: asyncio.Task[None] | None = None
         self._build_after = 0.0
+        self._retry_seconds = RETRY_SECONDS
         self._published_at: dict[int, float] = {}
 
     async def run(self) -> None:
@@ -92,32 +94,35 @@ class Life:
         try:
             await self._run_behind(partition.verify)
         except (Mismatch, OSError) as error:
-            metrics.REBUILDS.inc()
-            log.error("deleted a damaged partition", collection=partition.collection.name, why=str(error))
-            await self._write(partition.reset)
-            self._follow_again()
+            if await self._write(partition.reset):
+                metrics.REBUILDS.inc()
+                log.error("deleted a damaged partition", collection=partition.collection.name, why=str(error))
+                self._follow_again()
 
     def _may_build(self) -> bool:
         return (self._building is None or self._building.done()) and time.monotonic() > self._build_after
 
     async def _build(self, partition: Partition, wanted: Wanted) -> None:
-        start, name = time.monotonic(), partition.collection.name
+        start, name, life = time.monotonic(), partition.collection.name, partition.life
         what, outcome, directory = partition.building, "failed", None
         log.info(what, collection=name, why=wanted.why)
         try:
             built = await build(partition, wanted)
             directory = built.directory
             await self._write(lambda: partition.swap(built))
-            outcome = "swapped"
+            outcome, self._retry_seconds = "swapped", RETRY_SECONDS
             recipe = partition.trained.recipe.factory if partition.trained else "Flat"
             log.info("built", collection=name, recipe=recipe, seconds=round(time.monotonic() - start, 1))
             await self._publish(partition)
-        except Outdated as error:
-            outcome = "outdated"
-            log.info("threw away what was built", collection=name, why=str(error))
-        except (BuildingFailed, OSError) as error:
-            self._build_after = time.monotonic() + RETRY_SECONDS
-            log.error(f"{what} failed", collection=name, why=str(error))
+        except (Outdated, BuildingFailed, Mismatch, OSError, ValueError) as error:
+            if partition.life != life:  # it was reset, and its files deleted under the hands of the builder
+                outcome = "outdated"
+                log.info("threw away what was built", collection=name, why=str(error))
+                return
+            partition.troubles[BUILDING_INDEX] = str(error)
+            self._build_after = time.monotonic() + self._retry_seconds
+            log.error(f"{what} failed", collection=name, why=str(error), again_in=self._retry_seconds)
+            self._retry_seconds = min(2 * self._retry_seconds, LONGEST_RETRY_SECONDS)
         finally:
             partition.building = ""
             metrics.BUILDS.labels(what, outcome).inc()
@@ -130,7 +135,7 @@ class Life:
             try:
                 await self._write(partition.publish)
             except OSError as error:  # a full disk: go on answering from what there is
-                partition.trouble = str(error)
+                partition.troubles[PUBLISHING] = str(error)
                 log.error("cannot publish", collection=partition.collection.name, why=str(error))
 
     async def _write(self, work: Callable[[], T]) -> T:

@@ -8,6 +8,7 @@ One thread writes (apply, fold, swap, publish), any number of threads search. Th
 view of the moment and keeps it, a write ends by replacing it.
 """
 
+import contextlib
 import math
 import random
 import shutil
@@ -64,6 +65,9 @@ BUILDING = "building-"
 """Directories in which other processes build; those of one that was cut short are removed on opening."""
 
 State = Literal["exact", "training", "trained"]
+
+# What it may fail to do.
+APPLYING, PUBLISHING, BUILDING_INDEX = "applying", "publishing", "building"
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,9 +129,11 @@ class Partition:
         self.dimension = collection.dimension
         self.building = ""
         """What is being built: "training", "compacting", or nothing."""
-        self.trouble = ""
-        """Why it is behind, where it is."""
+        self.troubles: dict[str, str] = {}
+        """Why it is behind, where it is: by what it failed to do, until it has done it."""
         self.rebuilt = ""
+        self._lent = ""
+        """The file of the index that another process may be reading."""
         self._sampled: deque[Floats] = deque(maxlen=4)
         self._sample_at = 0.0
         try:
@@ -149,6 +155,11 @@ class Partition:
     def share(self) -> float:
         """What it holds of all records of the collection."""
         return (self.slots[1] - self.slots[0]) / SLOTS
+
+    @property
+    def trouble(self) -> str:
+        """Why it is behind, or nothing."""
+        return "; ".join(f"{what}: {why}" for what, why in list(self.troubles.items()))
 
     @property
     def state(self) -> State:
@@ -278,7 +289,7 @@ class Partition:
         self._show(live, records, self.view.folded, self.view.trained)
         self._changes += len(rows)
         self._changed = time.monotonic()
-        self.trouble = ""
+        self.troubles.pop(APPLYING, None)
 
     def checkpoint(self, cursor: Cursor) -> None:
         """Everything up to here has been applied."""
@@ -337,6 +348,7 @@ class Partition:
 
     def snapshot(self) -> Snapshot:
         """What something can be built of in another process, while this one goes on writing."""
+        self._lent = self._trained.file.name if self._trained else ""
         return Snapshot(self.view, self.life, self._table.described(), self.view.rows // 8 * 8, self._trained)
 
     def swap(self, built: Built) -> None:
@@ -349,6 +361,15 @@ class Partition:
         before = built.snapshot
         if before.life != self.life:
             raise Outdated("the partition was reset or dropped meanwhile")
+        try:
+            self._swap(built)
+        except (Mismatch, OSError):
+            self._tidy_up()
+            raise
+        self._lent = ""
+        self.troubles.pop(BUILDING_INDEX, None)
+
+    def _swap(self, built: Built) -> None:
         name = uuid4().hex[:8]
         trained, described = self.view.trained, self._trained
         if built.trained is not None:
@@ -374,6 +395,16 @@ class Partition:
         Raises:
             OSError: The disk is full; what was published before still is.
         """
+        if not self.life:
+            return
+        try:
+            self._publish()
+        except OSError:
+            self._tidy_up()
+            raise
+        self.troubles.pop(PUBLISHING, None)
+
+    def _publish(self) -> None:
         view = self.view
         if view.trained is not None and self._trained is not None:
             more = view.folded - self._trained.rows
@@ -400,20 +431,25 @@ class Partition:
         )
         published.write(self.directory)
         self._published = self._state()
-        self._tidy(published, BUILDING)
+        self._tidy(published, BUILDING, *filter(None, [self._lent]))
 
     @property
     def wants_publishing(self) -> bool:
-        return self._published != self._state()
+        return bool(self.life) and self._published != self._state()
 
-    def reset(self) -> None:
-        """Forget everything; the log will tell it again."""
+    def reset(self) -> bool:
+        """Forget everything; the log will tell it again. Returns whether it was open to be reset."""
+        if not self.life:
+            return False
         self.drop()
         self._open(None)
+        return True
 
     def drop(self) -> None:
         """Delete the files. Searches that still hold a view are not disturbed."""
         self.close()
+        (self.directory / manifest.NAME).unlink(missing_ok=True)  # first: what a crash leaves is then no partition
+        sync(self.directory)
         shutil.rmtree(self.directory)
 
     def close(self) -> None:
@@ -436,8 +472,8 @@ class Partition:
     def _open(self, published: manifest.Manifest | None) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
         self._tidy(published)
-        self.life = uuid4().hex
         self.cursor = Cursor(collection_uid=self.collection.uid)
+        self.life = uuid4().hex  # after the cursor: who sees this life must not take the place of the last one
         self.unverified = published
         """What was published whose vectors nobody has compared with their hashes yet."""
         self._ids = None
@@ -530,6 +566,12 @@ class Partition:
             vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.finfo(np.float32).tiny)
         stored: Vectors = vectors.astype(self.dtype)
         return stored
+
+    def _tidy_up(self) -> None:
+        """Remove what a step left behind that failed: on a full disk it takes the room that the next one needs."""
+        used = [self._table.directory.name, self._lent, self._trained.file.name if self._trained else ""]
+        with contextlib.suppress(Mismatch, OSError):
+            self._tidy(manifest.read(self.directory), BUILDING, *filter(None, used))
 
     def _tidy(self, published: manifest.Manifest | None, *kept: str) -> None:
         """Remove what a manifest does not name, but for names that begin as those that are kept."""

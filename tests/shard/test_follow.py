@@ -1,0 +1,229 @@
+"""Following a real log, in one process: restarts, resets and the end of it."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+from prometheus_client import CollectorRegistry
+
+from tests.server.fakes import eventually, in_time, running, sample
+from tests.shard.rows import clustered, collection
+from tests.shard.test_partition import flip, the
+from vitrail.rpc.server import Server
+from vitrail.server.journal import Journal
+from vitrail.server.log import LogService
+from vitrail.server.store import NewRecord, Store, Write
+from vitrail.shard.files import AppendFile
+from vitrail.shard.follow import Follower
+from vitrail.shard.life import Life
+from vitrail.shard.partition import Partition
+from vitrail.shard.partitions import Partitions
+from vitrail.v1.log_pb2_grpc import add_LogServiceServicer_to_server
+
+DIMENSION = 24
+SLOTS = (0, 1024)
+
+
+class Shard:
+    """What a shard's process runs, without the process and without serving."""
+
+    def __init__(self, directory: Path, channel: grpc.aio.Channel) -> None:
+        directory.mkdir(exist_ok=True)
+        self.directory = directory
+        self.writer = ThreadPoolExecutor(1)
+        self.partitions = Partitions(directory, SLOTS)
+        self.follower = Follower(self.partitions, channel, self.writer)
+        self.life = Life(self.partitions, self.writer, self.follower.again)
+        self.tasks = [asyncio.create_task(self.follower.run())]
+
+    @property
+    def partition(self) -> Partition:
+        (partition,) = self.partitions
+        return partition
+
+    def ids(self) -> list[str]:
+        partition = self.partition
+        found = partition.search(np.ones((1, DIMENSION), np.float32), 10_000, exact=True).rows[0]
+        return sorted(partition.view.table.documents.ids(found[found >= 0]))
+
+    def live(self) -> None:
+        self.tasks.append(asyncio.create_task(self.life.run()))
+
+    async def stop(self, *, publish: bool = True) -> None:
+        """End it as a shard ends."""
+        for task in self.tasks:
+            task.cancel()
+        async with asyncio.timeout(10):
+            for task in self.tasks:
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
+        if publish:
+            await self.life.publish_all()
+        self.partitions.close()
+        self.writer.shutdown()
+
+
+class World:
+    """A store with one collection, and its log served."""
+
+    def __init__(self, journal: Journal, channel: grpc.aio.Channel, directory: Path) -> None:
+        self.journal = journal
+        self.channel = channel
+        self.directory = directory
+        self.ids: set[str] = set()
+        self.seq = 0
+
+    async def write(self, first: int, count: int) -> None:
+        vectors = clustered(count, DIMENSION, seed=first)
+        records = [NewRecord(f"r{first + n}", {}, vector=vector.tobytes()) for n, vector in enumerate(vectors)]
+        written = await self.journal.write(Write(1, records), in_time())
+        self.seq = written.seq
+        self.ids |= {record.id for record in records}
+
+    def shard(self) -> Shard:
+        return Shard(self.directory / "shard", self.channel)
+
+    async def caught_up(self, shard: Shard) -> None:
+        await shard.follower.ready.wait()
+        await eventually(lambda: shard.partition.cursor.seq == self.seq)
+
+    def agrees(self, shard: Shard) -> None:
+        assert shard.ids() == sorted(self.ids)
+        assert shard.partition.view.records == len(self.ids)
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    store = Store(tmp_path / "store")
+    journal = Journal(store)
+    await journal.load_catalog()
+    server = Server("127.0.0.1", 0, registry=CollectorRegistry())
+    server.add(add_LogServiceServicer_to_server, LogService(journal), "vitrail.v1.LogService")
+    port = await server.start()
+    async with running(journal.batcher), grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        await journal.change_catalog(store.create_collection, collection(DIMENSION, train_at=100_000))
+        yield World(journal, channel, tmp_path)
+        journal.news.end()
+        await server.drain(10.0)
+    journal.close()
+    store.close()
+
+
+async def test_a_restart_goes_on_from_what_was_published(world: World) -> None:
+    """Only what is new is sent again, and where nothing is new the shard is ready nevertheless."""
+    await world.write(0, 300)
+    shard = world.shard()
+    await world.caught_up(shard)
+    await shard.stop()
+    for more in (0, 40):
+        if more:
+            await world.write(300, more)
+        before = sample("vitrail_rows_applied_total")
+        shard = world.shard()
+        await world.caught_up(shard)
+        assert sample("vitrail_rows_applied_total") - before == more
+        assert shard.partition.dead == 0
+        world.agrees(shard)
+        await shard.stop()
+
+
+async def test_following_ends_when_it_is_told_to(world: World) -> None:
+    """A cancelled follower ends at once, though its stream is cancelled too, as for following again."""
+    await world.write(0, 10)
+    shard = world.shard()
+    await world.caught_up(shard)
+    await shard.stop()
+    assert all(task.done() for task in shard.tasks)
+
+
+async def test_rows_that_come_after_a_reset_lead_to_no_checkpoint(world: World) -> None:
+    """A stream goes on for a while after a partition was reset: its rows must not count as all of them."""
+    await world.write(0, 300)
+    shard = world.shard()
+    await world.caught_up(shard)
+    for round_ in range(5):
+        # The reset comes without a word to the follower, which finds out by itself.
+        reset = asyncio.get_running_loop().run_in_executor(shard.writer, shard.partition.reset)
+        await world.write(300 + 50 * round_, 50)
+        await reset
+        await world.write(10_000 + 50 * round_, 50)
+        await eventually(lambda: shard.partition.cursor.seq == world.seq)
+        world.agrees(shard)
+    await shard.stop()
+
+
+async def test_a_damaged_partition_is_found_in_the_background_and_followed_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bit that flipped far from the end of the vectors: noticed after opening, counted, and everything comes back."""
+    monkeypatch.setattr("vitrail.shard.files.CHUNK", 4096)
+    await world.write(0, 300)
+    shard = world.shard()
+    await world.caught_up(shard)
+    await shard.stop()
+    flip(the(shard.directory / "1", "table-*/vectors"))
+    shard = world.shard()
+    await world.caught_up(shard)
+    assert shard.partition.unverified is not None  # opening does not notice
+    assert shard.partition.wanted_build() is None
+    world.agrees(shard)
+    before = sample("vitrail_partition_rebuilds_total")
+    life = shard.partition.life
+    shard.live()
+    await eventually(lambda: shard.partition.life not in ("", life))
+    await eventually(lambda: shard.partition.cursor.seq == world.seq)
+    await world.write(300, 50)
+    await eventually(lambda: shard.partition.cursor.seq == world.seq)
+    assert sample("vitrail_partition_rebuilds_total") - before == 1
+    assert shard.partition.unverified is None
+    world.agrees(shard)
+    await shard.stop()
+
+
+async def test_a_partition_that_is_dropped_while_it_is_verified(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its files are gone, which is no damage: nothing is reset, and the shard lives on."""
+    await world.write(0, 300)
+    shard = world.shard()
+    await world.caught_up(shard)
+    await shard.stop()
+    shard = world.shard()
+    await world.caught_up(shard)
+    partition = shard.partition
+    verify = type(partition).verify
+    loop = asyncio.get_running_loop()
+
+    def drop_and_verify(self: Partition) -> None:
+        deleted = world.journal.change_catalog(world.journal.store.delete_collection, 1)
+        asyncio.run_coroutine_threadsafe(deleted, loop).result()
+        gone = eventually(lambda: not list(shard.partitions))
+        asyncio.run_coroutine_threadsafe(gone, loop).result()
+        verify(self)
+
+    went_on = asyncio.Event()  # to its next errand
+    monkeypatch.setattr(type(partition), "verify", drop_and_verify)
+    monkeypatch.setattr(type(partition), "warm", lambda _: loop.call_soon_threadsafe(went_on.set))
+    before = sample("vitrail_partition_rebuilds_total")
+    shard.live()
+    await asyncio.wait([asyncio.create_task(went_on.wait()), *shard.tasks], return_when=asyncio.FIRST_COMPLETED)
+    assert not any(task.done() for task in shard.tasks)
+    assert sample("vitrail_partition_rebuilds_total") == before
+    assert not (shard.directory / "1").exists()
+    await shard.stop()
+
+
+def test_a_file_is_closed_once(tmp_path: Path) -> None:
+    """Closing twice must not cut another file that got the same descriptor meanwhile."""
+    one = AppendFile(tmp_path / "one")
+    one.append(b"1234")
+    one.close()
+    other = AppendFile(tmp_path / "other")
+    other.append(b"12345678")
+    one.close()
+    other.sync()
+    assert other.described().size == 8
+    assert other.path.read_bytes()[:8] == b"12345678"
