@@ -59,7 +59,7 @@ class Disk:
 
     def _stepping(self, name: str, real: Callable[..., Any]) -> Callable[..., Any]:
         def step(*args: Any, **kwargs: Any) -> Any:
-            self._keep(name)
+            self.keep(name)
             if name == "replace":
                 self.before_replacing(Path(args[0]))
             gone = args[1] if name == "replace" else args[0] if name in ("unlink", "rmdir") else None
@@ -72,7 +72,7 @@ class Disk:
         return step
 
     def _fsync(self, file: int) -> None:
-        self._keep("fsync")
+        self.keep("fsync")
         path = Path(f"/proc/self/fd/{file}").readlink()
         token = self._token(path)
         if path.is_dir():
@@ -82,10 +82,10 @@ class Disk:
 
     def _torn_pwrite(self, file: int, data: memoryview, offset: int) -> int:
         self._pwrite(file, data[: len(data) // 2], offset)
-        self._keep("the second half of a write")
+        self.keep("the second half of a write")
         return self._pwrite(file, data, offset)
 
-    def _keep(self, step: str) -> None:
+    def keep(self, step: str) -> None:
         self.steps += 1
         label = f"{self.steps}, before {step}"
         for images, image in ((self.killed, dict(self._present())), (self.unpowered, dict(self._synced()))):
@@ -255,11 +255,12 @@ def test_a_crash_at_any_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         disk.before_replacing = lambda path: world.note(path) if path.name == f"{NAME}.tmp" else None
         live(world)
         world.partition.close()
+        disk.keep("nothing")
     monkeypatch.setattr(os, "fsync", lambda _: None)  # what is tested from here on needs no waiting
     agrees(world.open(world.directory), world.records, world.metric)
     assert len(world.published) == 10
-    seen: set[str] = set()
     for kind, images in (("killed", disk.killed), ("without power", disk.unpowered)):
+        seen: set[str] = set()
         for number, (step, image) in enumerate(images.values()):
             manifest = json.loads(image[NAME]) if NAME in image else None
             seen.add(manifest["live"]["name"] if manifest else "")
@@ -270,7 +271,7 @@ def test_a_crash_at_any_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
             except (AssertionError, OSError, ValueError) as error:
                 raise AssertionError(f"{kind} at step {step}: {error}") from error
             shutil.rmtree(copy)
-    assert seen == {"", *world.published}
+        assert seen == {"", *world.published}
 
 
 def comes_back(world: World, directory: Path, expected: Records) -> None:
