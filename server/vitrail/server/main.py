@@ -7,7 +7,14 @@ from collections.abc import AsyncIterator
 import structlog
 import uvloop
 
-from vitrail.rpc.process import configure_logs, die_with_parent, give_memory_back, serve_metrics
+from vitrail.rpc.process import (
+    collect_less_garbage,
+    configure_logs,
+    die_with_parent,
+    give_memory_back,
+    serve_metrics,
+    share_the_interpreter,
+)
 from vitrail.rpc.server import Server, wait_for_signal
 from vitrail.server import metrics
 from vitrail.server.collections import CollectionService
@@ -43,6 +50,8 @@ def run(config: Config) -> None:
     """
     die_with_parent()
     give_memory_back()
+    collect_less_garbage()
+    share_the_interpreter()
     configure_logs("coordinator", config.log_level)
     uvloop.run(_serve(config))  # a quarter more searches a second than asyncio's own loop
 

@@ -58,7 +58,7 @@ class RecordService(RecordServiceServicer):
         if len(request.records) > validate.MAX_RECORDS:
             raise InvalidArgument(f"more than {validate.MAX_RECORDS:,} in one call", field="records")
         if request.HasField("vectors"):
-            outcomes = _packed(request, collection)
+            outcomes = await asyncio.to_thread(_packed, request, collection)  # thousands of rows: searches go on
         else:
             outcomes = await self._prepare(request.records, collection, deadline)
         seq, errors = await self._write(collection, request.records, outcomes, deadline)
