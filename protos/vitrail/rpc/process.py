@@ -60,6 +60,12 @@ def give_memory_back() -> None:
         mallopt(M_TRIM_THRESHOLD, 1 << 20)
 
 
+def trim_memory() -> None:
+    """Return what lies free between what is in use, too (glibc only): some milliseconds for a few hundred megabytes."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
 def collect_less_garbage() -> None:
     """Collect cyclic garbage less often, and never look at what was there at the start.
 

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import structlog
 
+from vitrail.rpc.process import trim_memory
 from vitrail.shard import metrics
 from vitrail.shard.building import NICENESS, BuildingFailed, build
 from vitrail.shard.files import Mismatch
@@ -41,6 +42,7 @@ class Life:
         self._build_after = 0.0
         self._retry_seconds = RETRY_SECONDS
         self._published_at: dict[int, float] = {}
+        self._has_built = False
 
     async def run(self) -> None:
         """Look after them until cancelled."""
@@ -80,6 +82,9 @@ class Life:
         """Verify what was opened, and then measure what callers' queries find; one thing at a time, slowly."""
         while True:
             start, cpu, share = time.monotonic(), 0.0, OBSERVING_SHARE
+            if self._has_built:  # the index before lies in many small pieces
+                self._has_built = False
+                await self._run_behind(trim_memory)
             for partition in self._partitions:
                 if partition.unverified is not None:
                     await self._verify(partition)
@@ -124,6 +129,7 @@ class Life:
             log.error(f"{what} failed", collection=name, why=str(error), again_in=self._retry_seconds)
             self._retry_seconds = min(2 * self._retry_seconds, LONGEST_RETRY_SECONDS)
         finally:
+            self._has_built = True
             partition.building = ""
             metrics.BUILDS.labels(what, outcome).inc()
             if directory is not None:
