@@ -32,7 +32,7 @@ def main() -> None:
                     table.add_row(*row(phase, outcomes))
         finally:
             running.stop()
-    Console().print(table)
+    Console(width=120).print(table)
 
 
 def row(phase: Phase, outcomes: Sequence[Outcome]) -> list[str]:

@@ -14,9 +14,10 @@ import psutil
 
 from tests.e2e.running import Running, eventually, wait_applied, wait_trained
 from tests.shard.rows import clustered
-from vitrail.client import Client, VitrailError
+from vitrail.client import Client, PartitionStats, VitrailError
 from vitrail.shard import manifest
 from vitrail.shard.bitmap import count
+from vitrail.shard.partition import COMPACT_ROWS
 from vitrail.v1.filter_pb2 import Comparison, ComparisonOperator, Filter
 from vitrail.v1.shard_pb2 import MatchIdsRequest
 from vitrail.v1.shard_pb2_grpc import ShardServiceStub
@@ -96,6 +97,7 @@ class Killing:
         self.collection = client.create_collection(self.name, dimension=DIMENSION, train_at=1000)
         self.directory = running.data / "shards" / "0-of-2" / str(self.collection.uid)
         self.seed = 0
+        self._writing = threading.Thread(target=self.upsert, args=(RECORDS, MORE))
 
     def upsert(self, first: int, records: int) -> None:
         self.seed += 1
@@ -118,7 +120,7 @@ class Killing:
             wait_trained(self.client, self.name)
             self._wait(lambda: not self.is_building())
             if phase == "folding":
-                self.upsert(RECORDS, MORE)
+                self._writing.start()
                 self._wait(self.is_folding)
                 return
             self.client.delete(self.name, ids=[f"r{n}" for n in DELETED])
@@ -136,8 +138,11 @@ class Killing:
         return next(self.directory.glob("*.tmp"), None) is not None
 
     def is_folding(self) -> bool:
-        tails = [self.client.stats(self.name).partitions[0].tail for _ in range(2)]
-        return tails[0] > tails[1] >= 256
+        return self.client.stats(self.name).partitions[0].tail >= 256
+
+    def end_writing(self) -> None:
+        if self._writing.ident is not None:
+            self._writing.join()
 
     def builders(self) -> list[psutil.Process]:
         """The processes that build for the shard."""
@@ -207,11 +212,12 @@ def kill(running: Running, client: Client, phase: Phase, delay: float = 0.3) -> 
                 shard.wait()
                 published = at.published()
             killed = time.monotonic()
+            at.end_writing()
             at.upsert(RECORDS - MEANWHILE, 2 * MEANWHILE)
             client.delete(at.name, ids=[f"r{n}" for n in range(RECORDS - MEANWHILE, RECORDS, 2)])
             stats = wait_applied(client, at.name)
             if "child" in phase:
-                eventually(lambda: is_done(client.stats(at.name).partitions[0].state, at))
+                eventually(lambda: is_done(client.stats(at.name).partitions[0]))
             seconds = time.monotonic() - killed
             if "child" in phase:
                 assert running.children()[SHARD].pid == shard.pid
@@ -235,6 +241,6 @@ def kill(running: Running, client: Client, phase: Phase, delay: float = 0.3) -> 
         )
 
 
-def is_done(state: str, at: Killing) -> bool:
+def is_done(partition: PartitionStats) -> bool:
     """Whether the work of a child that was killed has been done by another."""
-    return state == "trained" and not at.is_building()
+    return partition.state == "trained" and partition.index.dead_rows < COMPACT_ROWS and not partition.busy

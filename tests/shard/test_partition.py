@@ -22,7 +22,7 @@ from vitrail.v1.log_pb2 import Cursor
 SLOTS = (0, 1024)
 
 
-def build(partition: Partition, *, train: bool = True, compact: bool = False) -> Built:
+def build(partition: Partition, *, train: bool = True, compact: bool = False, choices: Choices | None = None) -> Built:
     """Build as the other process does, without the process."""
     snapshot = partition.snapshot()
     directory = partition.directory / f"{BUILDING}{uuid4().hex[:8]}"
@@ -41,7 +41,7 @@ def build(partition: Partition, *, train: bool = True, compact: bool = False) ->
             share=partition.share,
             train=train,
             compact=compact,
-            choices=Choices(),
+            choices=choices or Choices(),
             directory=directory,
         )
     )

@@ -150,7 +150,8 @@ def _trained(job: Job, vectors: Vectors, live: Rows, rows: int) -> TrainedFile |
     if job.train:
         recipe = choose_recipe(len(live), job.dimension, job.choices)
         index, curve = train(vectors, live, recipe, job.metric, job.share)
-        if recipe.bits == 4 and not job.choices.bits and curve.cheapest(job.target).recall < job.target:
+        can_be_finer = recipe.bits == 4 and not job.choices.bits and len(live) >= 1 << 8
+        if can_be_finer and curve.cheapest(job.target).recall < job.target:
             other = choose_recipe(len(live), job.dimension, job.choices.model_copy(update={"bits": 8}))
             why = f"{other.reason}, since 4 bits found {curve.cheapest(job.target).recall:.3f}"
             finer, finer_curve = train(vectors, live, other.model_copy(update={"reason": why}), job.metric, job.share)

@@ -100,6 +100,9 @@ def choose_recipe(records: int, dimension: int, choices: Choices | None = None) 
     # PCA from fewer rows than twice its components fits noise.
     components = max(1, min(components, dimension, max(PLAIN_BELOW, records // 2)))
     bits = choices.bits or 4
+    if records < 1 << bits:  # faiss wants a row for each of the values that a part can take
+        bits = 4
+        why.append("too few for parts of 8 bits")
     per_part = (2 if components > ONE_A_PART_UP_TO else 1) if bits == 4 else 4
     parts = choices.code_bytes * 8 // bits if choices.code_bytes else components // per_part
     parts = max(1, min(parts, components))

@@ -27,7 +27,7 @@ from vitrail.shard import manifest
 from vitrail.shard.bitmap import changed, count, rows_of
 from vitrail.shard.documents import Document, IdMap
 from vitrail.shard.files import Mismatch, hash_file, sync, verify, write_durably
-from vitrail.shard.index import Bits, Choices, Floats, Metric, Setting, Trained, choose_recipe
+from vitrail.shard.index import ID_BYTES, Bits, Choices, Floats, Metric, Setting, Trained, choose_recipe
 from vitrail.shard.manifest import TableFiles, TrainedFile
 from vitrail.shard.recall import DEFAULT_TARGET, Curve, K, Observed, found_on_grid
 from vitrail.shard.table import Table, Vectors
@@ -337,7 +337,10 @@ class Partition:
                 why = f"{view.records:,} records have outgrown an index trained on {trained.trained_on:,}"
             elif choices.model_copy(update={"bytes_a_record": 0.0}) != trained.choices:
                 why = "the collection asks for another index"
-            elif choose_recipe(view.records, self.dimension, choices).code_bytes < trained.recipe.code_bytes:
+            elif (
+                0 < bytes_a_record < trained.recipe.code_bytes + ID_BYTES
+                and choose_recipe(view.records, self.dimension, choices).code_bytes < trained.recipe.code_bytes
+            ):
                 why = f"codes of {trained.recipe.code_bytes} bytes are more than the memory budget allows"
             else:
                 why = self._drift(trained)
