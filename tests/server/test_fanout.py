@@ -287,6 +287,27 @@ async def test_a_late_answer_still_counts() -> None:
         assert missing(await here.search()) == {}
 
 
+async def test_shards_that_are_all_overdue_are_asked_all_the_same() -> None:
+    """When the whole machine stood still, nobody is refused for it."""
+    shards = two_shards()
+    async with searching(*shards) as here:
+        await here.warm_up()
+        before = len(shards[0].requests)
+        for shard in shards:
+            shard.stop()
+        answers = []
+        for batch in (1, 2):
+            answers.append(here.search())
+            await asked(shards[0], before + batch)
+        await eventually(lambda: [shard.overdue for shard in here.topology.shards] == [2, 2])
+        answers.append(here.search())
+        await asked(shards[0], before + 3)
+        for shard in shards:
+            shard.go_on()
+        for answer in answers:
+            assert missing(await answer) == {}
+
+
 async def test_each_by_its_own_deadline() -> None:
     """In one batch, who has little time is answered with what there is; who has more gets everything."""
     first, second = two_shards()

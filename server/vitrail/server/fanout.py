@@ -154,8 +154,12 @@ class Batch:
         self._shards = shards
         self._groups = _grouped(tickets)
         self._responses: dict[int, SearchBatchResponse] = {}
+        # Where every shard is overdue, it is the machine that stood still: leaving all of them out helps nobody.
+        self._asked = [shard for shard in shards if shard.can_be_asked] or [
+            shard for shard in shards if not shard.misplaced
+        ]
         self._failures = {
-            shard.index: shard.failure if shard.misplaced else "overdue" for shard in shards if not shard.can_be_asked
+            shard.index: shard.failure if shard.misplaced else "overdue" for shard in shards if shard not in self._asked
         }
         self._calls: dict[asyncio.Task[SearchBatchResponse], Shard] = {}
         self._left_behind: set[Shard] = set()
@@ -164,9 +168,8 @@ class Batch:
         """Ask, and answer every ticket by its own deadline."""
         request = SearchBatchRequest(groups=[group.message() for group in self._groups])
         timeout = max(group.timeout for group in request.groups)
-        for shard in self._shards:
-            if shard.can_be_asked:
-                self._calls[asyncio.ensure_future(_ask(shard, request, timeout))] = shard
+        for shard in self._asked:
+            self._calls[asyncio.ensure_future(_ask(shard, request, timeout))] = shard
         pending = set(self._calls)
         while pending and (waiting := self._unanswered()):
             until = min(ticket.item.answer_by.at for ticket in waiting)
