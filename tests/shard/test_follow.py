@@ -200,7 +200,7 @@ async def test_a_partition_that_is_dropped_while_it_is_verified(world: World, mo
     def drop_and_verify(self: Partition) -> None:
         deleted = world.journal.change_catalog(world.journal.store.delete_collection, 1)
         asyncio.run_coroutine_threadsafe(deleted, loop).result()
-        gone = eventually(lambda: not list(shard.partitions))
+        gone = eventually(lambda: not (shard.directory / "1").exists())
         asyncio.run_coroutine_threadsafe(gone, loop).result()
         verify(self)
 
@@ -212,6 +212,7 @@ async def test_a_partition_that_is_dropped_while_it_is_verified(world: World, mo
     await asyncio.wait([asyncio.create_task(went_on.wait()), *shard.tasks], return_when=asyncio.FIRST_COMPLETED)
     assert not any(task.done() for task in shard.tasks)
     assert sample("vitrail_partition_rebuilds_total") == before
+    assert not list(shard.partitions)
     assert not (shard.directory / "1").exists()
     await shard.stop()
 
