@@ -80,11 +80,15 @@ def _write(path: Path, embedder: EfficientNetLite0, photos: list[bytes], views: 
 
 
 def _cells(network: Any, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Unit vectors float32 [49 × photos, 1280]: every cell of every photo's last feature map."""
+    """Unit vectors float32 [49 × photos, 1280]: every cell of every photo's last feature map.
+
+    A cell without any feature (one in a million) has no direction, so it gets the mean of its photo's.
+    """
     import torch
 
     with torch.inference_mode():
         features = network.features(pixels).float()
+        features += (features == 0).all(1, keepdim=True) * features.mean((2, 3), keepdim=True)
         cells: NDArray[np.float32] = torch.nn.functional.normalize(features).permute(0, 2, 3, 1).flatten(0, 2).numpy()
     return cells
 
