@@ -17,7 +17,7 @@ from tests.shard.rows import clustered
 from vitrail.client import Client, PartitionStats, VitrailError
 from vitrail.shard import manifest
 from vitrail.shard.bitmap import count
-from vitrail.shard.partition import COMPACT_ROWS
+from vitrail.shard.wanted import COMPACT_ROWS
 from vitrail.v1.filter_pb2 import Comparison, ComparisonOperator, Filter
 from vitrail.v1.shard_pb2 import MatchIdsRequest
 from vitrail.v1.shard_pb2_grpc import ShardServiceStub

@@ -11,6 +11,7 @@ from tests.shard.rows import clustered, collection, delete, scores, upsert
 from tests.shard.test_partition import build, ids_of
 from vitrail.shard.index import Floats, Metric
 from vitrail.shard.partition import Partition
+from vitrail.shard.wanted import wanted_build
 from vitrail.v1.log_pb2 import Cursor
 
 SLOTS = (0, 1024)
@@ -173,10 +174,10 @@ def test_the_smallest_trainings(tmp_path: Path, records: int, bits: int, metric:
     vectors = clustered(records, 32)
     partition = filled(tmp_path, vectors, metric)
     partition.collection.index.bits = bits
-    wanted = partition.wanted_build()
+    wanted = wanted_build(partition)
     assert wanted is not None
     built = build(partition, choices=wanted.choices)
     partition.swap(built)
     assert partition.state == "trained"
-    assert partition.wanted_build() is None
+    assert wanted_build(partition) is None
     answers(partition, vectors[:3], metric, vectors)

@@ -23,6 +23,7 @@ from vitrail.shard.follow import Follower
 from vitrail.shard.life import Life
 from vitrail.shard.partition import Partition
 from vitrail.shard.partitions import Partitions
+from vitrail.shard.wanted import wanted_build
 from vitrail.v1.log_pb2_grpc import add_LogServiceServicer_to_server
 
 DIMENSION = 24
@@ -170,7 +171,7 @@ async def test_a_damaged_partition_is_found_in_the_background_and_followed_again
     shard = world.shard()
     await world.caught_up(shard)
     assert shard.partition.unverified is not None  # opening does not notice
-    assert shard.partition.wanted_build() is None
+    assert wanted_build(shard.partition) is None
     world.agrees(shard)
     before = sample("vitrail_partition_rebuilds_total")
     life = shard.partition.life

@@ -17,6 +17,7 @@ from vitrail.shard.building import Job, run
 from vitrail.shard.index import Choices, Floats, Metric, Trained
 from vitrail.shard.partition import BUILDING, Built, Outdated, Partition
 from vitrail.shard.view import Found
+from vitrail.shard.wanted import wanted_build
 from vitrail.v1.log_pb2 import Cursor
 
 SLOTS = (0, 1024)
@@ -181,16 +182,16 @@ def test_a_partition_is_exact_until_trained_and_says_so(tmp_path: Path) -> None:
     """States follow each other as a user sees them, and the tail empties into the trained index."""
     partition = Partition(tmp_path, collection(24, train_at=200), SLOTS)
     fill(partition, clustered(199, 24))
-    assert (partition.state, partition.wanted_build(), partition.tail) == ("exact", None, 199)
+    assert (partition.state, wanted_build(partition), partition.tail) == ("exact", None, 199)
     fill(partition, clustered(300, 24), first_seq=200)
-    wanted = partition.wanted_build()
+    wanted = wanted_build(partition)
     assert wanted is not None
     assert (wanted.train, wanted.compact) == (True, False)
     partition.building = "training"
     assert partition.state == "training"
     partition.swap(build(partition))
     partition.building = ""
-    assert (partition.state, partition.wanted_build()) == ("trained", None)
+    assert (partition.state, wanted_build(partition)) == ("trained", None)
     assert partition.view.records == 300
     assert partition.tail < 8
     assert partition.search(clustered(1, 24), 3).setting.nprobe > 0
@@ -202,9 +203,9 @@ def test_a_trained_partition_trains_again_once_it_has_outgrown_its_training(tmp_
     fill(partition, clustered(104, 24))
     partition.swap(build(partition))
     fill(partition, clustered(4 * 104 - 1, 24))
-    assert partition.wanted_build() is None
+    assert wanted_build(partition) is None
     fill(partition, clustered(4 * 104, 24))
-    wanted = partition.wanted_build()
+    wanted = wanted_build(partition)
     assert wanted is not None
     assert wanted.train
 

@@ -10,8 +10,9 @@ import pytest
 from tests.shard.rows import clustered, collection, delete, upsert
 from tests.shard.test_partition import build
 from vitrail.shard.index import Choices, Flat, Floats, Metric, Reranked, Setting, Trained, choose_recipe
-from vitrail.shard.partition import DRIFT_SAMPLES, Partition
+from vitrail.shard.partition import Partition
 from vitrail.shard.recall import ENOUGH, FACTORS, SAMPLES, Curve, K, Observed, found_on_grid, grid, weights
+from vitrail.shard.wanted import DRIFT_SAMPLES, wanted_build
 from vitrail.v1.log_pb2 import Cursor
 
 SLOTS = (0, 1024)
@@ -152,7 +153,7 @@ def add(partition: Partition, vectors: Floats, first: int = 0) -> None:
 
 def train(partition: Partition, bytes_a_record: float = 0.0) -> None:
     """Build what is wanted, with the choices that are wanted."""
-    wanted = partition.wanted_build(bytes_a_record)
+    wanted = wanted_build(partition, bytes_a_record)
     assert wanted is not None
     built = build(partition, train=wanted.train, compact=wanted.compact, choices=wanted.choices)
     partition.swap(built)
@@ -170,19 +171,34 @@ def test_recall_that_has_fallen_asks_for_training_once(tmp_path: Path) -> None:
     """With queries seen and rows changed, both; and not again where training does not help."""
     partition = filled(tmp_path, clustered(2000, 24))
     train(partition)
-    assert partition.wanted_build() is None
+    assert wanted_build(partition) is None
     observe(partition, curve(0.7))
-    assert partition.wanted_build() is None  # nothing has changed: the same index would come out
+    assert wanted_build(partition) is None  # nothing has changed: the same index would come out
     add(partition, clustered(300, 24, seed=3), first=2000)
-    wanted = partition.wanted_build()
+    wanted = wanted_build(partition)
     assert wanted is not None
     assert wanted.train
     assert "recall has fallen" in wanted.why
     train(partition)
     observe(partition, curve(0.7))
-    assert partition.wanted_build() is None  # not in a loop
+    assert wanted_build(partition) is None  # not in a loop
     add(partition, clustered(100, 24, seed=4), first=2300)
-    assert partition.wanted_build() is None
+    assert wanted_build(partition) is None
+
+
+def test_compaction_keeps_what_queries_of_callers_found(tmp_path: Path) -> None:
+    """The index is the same one, so what is known of it still holds, and so does that rows have changed."""
+    partition = filled(tmp_path, clustered(4000, 24))
+    train(partition)
+    observe(partition, curve(0.7))
+    add(partition, clustered(1500, 24, seed=3))  # in the place of the first ones
+    known, changes = partition.curve, partition.changes
+    partition.swap(build(partition, train=False, compact=True))
+    assert partition.dead == 0
+    assert (partition.curve, partition.changes) == (known, changes)
+    wanted = wanted_build(partition)
+    assert wanted is not None
+    assert "recall has fallen" in wanted.why
 
 
 def test_finer_codes_where_coarse_ones_miss_the_target(tmp_path: Path) -> None:
@@ -194,7 +210,7 @@ def test_finer_codes_where_coarse_ones_miss_the_target(tmp_path: Path) -> None:
     assert partition.trained is not None
     assert partition.trained.recipe.bits == 8
     assert "4 bits found" in partition.trained.recipe.reason
-    assert partition.wanted_build() is None
+    assert wanted_build(partition) is None
 
 
 def test_a_memory_budget_shortens_codes_and_is_outgrown(tmp_path: Path) -> None:
@@ -203,14 +219,14 @@ def test_a_memory_budget_shortens_codes_and_is_outgrown(tmp_path: Path) -> None:
     train(partition, bytes_a_record=8 + 16)
     assert partition.trained is not None
     assert partition.trained.recipe.code_bytes <= 16
-    assert partition.wanted_build(bytes_a_record=8 + 16) is None
-    assert partition.wanted_build() is None
-    wanted = partition.wanted_build(bytes_a_record=8 + 8)
+    assert wanted_build(partition, bytes_a_record=8 + 16) is None
+    assert wanted_build(partition) is None
+    wanted = wanted_build(partition, bytes_a_record=8 + 8)
     assert wanted is not None
     assert "memory budget" in wanted.why
     train(partition, bytes_a_record=8 + 8)
     assert partition.trained.recipe.code_bytes <= 8
-    assert partition.wanted_build(bytes_a_record=8 + 8) is None
+    assert wanted_build(partition, bytes_a_record=8 + 8) is None
 
 
 def test_fewer_records_without_a_budget_ask_for_nothing(tmp_path: Path) -> None:
@@ -219,7 +235,7 @@ def test_fewer_records_without_a_budget_ask_for_nothing(tmp_path: Path) -> None:
     train(partition)
     partition.apply([delete(f"r{row}", 1000 + row) for row in range(400)])
     assert choose_recipe(100, 300).code_bytes < choose_recipe(496, 300).code_bytes
-    assert partition.wanted_build() is None
+    assert wanted_build(partition) is None
 
 
 def test_a_collections_options_are_honoured(tmp_path: Path) -> None:
@@ -237,15 +253,15 @@ def test_a_collections_options_are_honoured(tmp_path: Path) -> None:
     assert partition.search(query, 10, target=0.99).setting != Setting(5, 7.0)
     partition.collection.index.nprobe = 6
     assert partition.search(query, 10).setting.nprobe == 6
-    assert partition.wanted_build() is None
+    assert wanted_build(partition) is None
     partition.collection.index.target_recall = 0.5
     assert partition.target == 0.5
-    assert partition.wanted_build() is None
+    assert wanted_build(partition) is None
     partition.collection.index.lists = 13
-    wanted = partition.wanted_build()
+    wanted = wanted_build(partition)
     assert wanted is not None
     assert wanted.train
     assert "another index" in wanted.why
     train(partition)
     assert partition.trained.recipe.lists == 13
-    assert partition.wanted_build() is None
+    assert wanted_build(partition) is None

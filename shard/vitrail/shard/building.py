@@ -32,9 +32,10 @@ from vitrail.shard.index import (
     use_one_thread,
 )
 from vitrail.shard.manifest import TableFiles, TrainedFile
-from vitrail.shard.partition import BUILDING, Built, Partition, Wanted
+from vitrail.shard.partition import BUILDING, Built, Partition
 from vitrail.shard.recall import FACTORS, SAMPLES, Curve, K, costs, found_on_grid, grid
 from vitrail.shard.table import Table, Vectors
+from vitrail.shard.wanted import Wanted
 
 NICENESS = 10
 ADD_SLICE = 4096

@@ -15,9 +15,10 @@ from vitrail.rpc.process import trim_memory
 from vitrail.shard import metrics
 from vitrail.shard.building import NICENESS, BuildingFailed, build
 from vitrail.shard.files import Mismatch
-from vitrail.shard.partition import BUILDING_INDEX, PUBLISHING, Outdated, Partition, Wanted
+from vitrail.shard.partition import BUILDING_INDEX, PUBLISHING, Outdated, Partition
 from vitrail.shard.partitions import Partitions
 from vitrail.shard.recall import ENOUGH
+from vitrail.shard.wanted import Wanted, wanted_build
 
 log = structlog.get_logger()
 T = TypeVar("T")
@@ -68,7 +69,7 @@ class Life:
 
     async def _look_after(self, partition: Partition) -> None:
         metrics.report(partition)
-        wanted = partition.wanted_build(self._partitions.bytes_a_record()) if self._may_build() else None
+        wanted = wanted_build(partition, self._partitions.bytes_a_record()) if self._may_build() else None
         if wanted is not None:
             partition.building = "training" if wanted.train else "compacting"
             self._building = asyncio.create_task(self._build(partition, wanted))

@@ -27,7 +27,7 @@ from vitrail.shard import manifest
 from vitrail.shard.bitmap import changed, count, rows_of
 from vitrail.shard.documents import Document, IdMap
 from vitrail.shard.files import Mismatch, hash_file, sync, verify, write_durably
-from vitrail.shard.index import ID_BYTES, Bits, Choices, Floats, Metric, Setting, Trained, choose_recipe
+from vitrail.shard.index import Bits, Floats, Metric, Setting, Trained
 from vitrail.shard.manifest import TableFiles, TrainedFile
 from vitrail.shard.recall import DEFAULT_TARGET, Curve, K, Observed, found_on_grid
 from vitrail.shard.table import Table, Vectors
@@ -48,11 +48,6 @@ FOLD_SLICE = 256
 # A tail shorter than this costs a search less than a fold would.
 FOLD_AT = 256
 QUIET_SECONDS = 1.0
-RETRAIN_GROWTH = 4
-# Dead rows are left behind once there are so many, and they are this share of all.
-COMPACT_ROWS, COMPACT_SHARE = 1024, 0.25
-# Trained anew where the same recall has come to cost so many times what it did, with so many queries seen.
-DRIFT_COST, DRIFT_SAMPLES = 2.0, 64
 # The trained index is written again once it holds this many rows, or this share, more than its file.
 REWRITE_ROWS, REWRITE_SHARE = 50_000, 0.25
 # One query of callers is kept in so many seconds, to measure recall on.
@@ -68,16 +63,6 @@ State = Literal["exact", "training", "trained"]
 
 # What it may fail to do.
 APPLYING, PUBLISHING, BUILDING_INDEX = "applying", "publishing", "building"
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """What should be built, and why."""
-
-    train: bool
-    compact: bool
-    choices: Choices
-    why: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,7 +272,7 @@ class Partition:
         live = changed(self.view.live, len(self._table), replaced, np.arange(start, len(self._table)))
         records = self.view.records - len(replaced) + len(upserts)
         self._show(live, records, self.view.folded, self.view.trained)
-        self._changes += len(rows)
+        self.changes += len(rows)
         self._changed = time.monotonic()
         self.troubles.pop(APPLYING, None)
 
@@ -311,43 +296,6 @@ class Partition:
         if len(rows):
             view.trained.add(view.table.vectors[rows].astype(np.float32), rows)
         self._show(view.live, view.records, end, view.trained)
-
-    def wanted_build(self, bytes_a_record: float = 0.0) -> Wanted | None:
-        """What should be built now, if anything.
-
-        Args:
-            bytes_a_record: What a trained index may take in RAM for each record; 0 for no limit.
-        """
-        if self.unverified is not None:  # what is damaged must not be copied
-            return None
-        view, trained = self.view, self._trained
-        options = self.collection.index
-        choices = Choices(
-            components=options.components,
-            lists=options.lists,
-            code_bytes=options.code_bytes,
-            bits=options.bits,
-            bytes_a_record=bytes_a_record,
-        )
-        why = ""
-        if view.records >= self.collection.train_at:
-            if trained is None:
-                why = f"{view.records:,} records are enough to train on"
-            elif view.records >= RETRAIN_GROWTH * trained.trained_on:
-                why = f"{view.records:,} records have outgrown an index trained on {trained.trained_on:,}"
-            elif choices.model_copy(update={"bytes_a_record": 0.0}) != trained.choices:
-                why = "the collection asks for another index"
-            elif (
-                0 < bytes_a_record < trained.recipe.code_bytes + ID_BYTES
-                and choose_recipe(view.records, self.dimension, choices).code_bytes < trained.recipe.code_bytes
-            ):
-                why = f"codes of {trained.recipe.code_bytes} bytes are more than the memory budget allows"
-            else:
-                why = self._drift(trained)
-        compact = self.dead >= COMPACT_ROWS and self.dead >= COMPACT_SHARE * view.rows
-        if not why and not compact:
-            return None
-        return Wanted(bool(why), compact, choices, why or f"{self.dead:,} of {view.rows:,} rows are dead")
 
     def snapshot(self) -> Snapshot:
         """What something can be built of in another process, while this one goes on writing."""
@@ -387,8 +335,8 @@ class Partition:
             self._show(self.view.live, self.view.records, folded, trained)
         else:
             self._move(built, self.directory / f"table-{name}", folded, trained)
-        if described is not None and built.trained is not None:
-            self._changes = 0
+        if described is not None and (self._trained is None or described.curve != self._trained.curve):
+            self.changes = 0
             self._observed = Observed(described.curve)
         self._trained = described
 
@@ -482,7 +430,8 @@ class Partition:
         self._ids = None
         self._trained = published.trained if published else None
         self._observed = Observed(self._trained.curve) if self._trained else None
-        self._changes = 0
+        self.changes = 0
+        """Rows of the log that were applied since the index was trained, or opened."""
         self._changed = time.monotonic()
         if published is None:
             self._table = Table(self.directory / f"table-{uuid4().hex[:8]}", self.dimension, self.dtype)
@@ -517,18 +466,6 @@ class Partition:
         if self._ids is None:
             self._ids = IdMap(self._table.documents, rows_of(self.view.live))
         return self._ids
-
-    def _drift(self, trained: TrainedFile) -> str:
-        """Why the index no longer fits what it holds, or nothing."""
-        observed = self._observed
-        if observed is None or observed.curve.real_samples < DRIFT_SAMPLES or self._changes < trained.trained_on / 10:
-            return ""
-        now, then = (curve.cheapest(self.target) for curve in (observed.curve, trained.curve))
-        if now.recall < self.target <= then.recall:
-            return f"recall has fallen from {then.recall:.3f} to {now.recall:.3f}"
-        if now.seconds > DRIFT_COST * then.seconds:
-            return f"the same recall costs {now.seconds / then.seconds:.1f} times what it did"
-        return ""
 
     def _move(self, built: Built, directory: Path, folded: int, trained: Trained | None) -> None:
         """Go over to a compacted table: bring what was written since, and forget what was deleted since."""
