@@ -112,7 +112,9 @@ def grow(running: Running, base: NDArray[np.float16], asked: NDArray[np.float32]
         try:
             for first in range(0, len(base), BLOCK):
                 rows = np.asarray(base[first : first + BLOCK], np.float32)
-                client.upsert(NAME, ids=[f"r{first + row}" for row in range(len(rows))], vectors=rows)
+                ids = [f"r{first + row}" for row in range(len(rows))]
+                if errors := client.upsert(NAME, ids=ids, vectors=rows).errors:
+                    raise SystemExit(f"refused: {errors[0]}")
                 written = first + len(rows)
                 resting = written in (len(base) // 4 // BLOCK * BLOCK, len(base))
                 if written >= due or resting:
