@@ -21,7 +21,7 @@ from vitrail.rpc.attributes import from_values
 def options(**changes: Any) -> SearchOptions:
     return SearchOptions(**{
         "top_k": 10, "nprobe": None, "rerank_factor": None, "exact": False, "target_recall": None,
-        "filter": None, "min_score": None, "min_coverage": 0.0, "include": (), **changes,
+        "filter": None, "min_score": None, "min_coverage": 0.0, "min_seq": 0, "include": (), **changes,
     })  # fmt: skip
 
 

@@ -41,6 +41,14 @@ class Running:
                     found["server"] = child
         return found
 
+    def shards(self) -> list[psutil.Process]:
+        """The processes of shards, replicas and all."""
+        found = []
+        for child in psutil.Process(self.process.pid).children():
+            with contextlib.suppress(psutil.NoSuchProcess):  # it may end meanwhile
+                found += [child] if "shard" in child.cmdline() else []
+        return found
+
     def kill(self, name: str) -> psutil.Process:
         """Kill -9 one process, once it is there."""
         eventually(lambda: name in self.children())

@@ -37,7 +37,7 @@ def test_the_base_install_is_light_and_searches(client: Client, name: str, clust
     installed = {package["name"].lower().replace("-", "_") for package in json.loads(listed.stdout)}
     assert not {"torch", "torchvision", "timm", "faiss_gpu", "faiss_cpu", "sqlalchemy"} & installed
     helped = subprocess.run(
-        [str(tmp_path / "env" / "bin" / "vitrail"), "server", "--data", "x", "--shards", "h:1"],
+        [str(tmp_path / "env" / "bin" / "vitrail"), "server", "--store", "x", "--shards", "h:1"],
         check=False,
         capture_output=True,
         text=True,

@@ -74,6 +74,7 @@ class FakeShard(ShardServiceServicer):
     Attributes:
         index: Which shard it says that it is.
         shards: Of how many.
+        ready: Whether it says that it has caught up.
         records: Their vectors by id; those of every collection but the `unknown` ones.
         unknown: Uids of collections that it does not know.
         seq: Applied up to here.
@@ -88,6 +89,7 @@ class FakeShard(ShardServiceServicer):
 
     index: int = 0
     shards: int = 1
+    ready: bool = True
     records: Mapping[str, list[float]] = field(default_factory=dict)
     unknown: set[int] = field(default_factory=set)
     seq: int = 1
@@ -122,7 +124,7 @@ class FakeShard(ShardServiceServicer):
         partition = PartitionStatus(
             collection_uid=1, records=len(self.records), applied=Cursor(seq=self.seq), index=self.index_stats
         )
-        return GetStatusResponse(shard=self.index, shards=self.shards, ready=True, partitions=[partition])
+        return GetStatusResponse(shard=self.index, shards=self.shards, ready=self.ready, partitions=[partition])
 
     async def MatchIds(  # noqa: N802
         self, request: MatchIdsRequest, context: Context

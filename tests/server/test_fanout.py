@@ -66,12 +66,13 @@ async def searching(*shards: FakeShard) -> AsyncIterator[Searching]:
 @contextlib.asynccontextmanager
 async def searching_without(missing: int, *shards: FakeShard) -> AsyncIterator[Searching]:
     """As `searching`, with one of the shards dead."""
-    dead = FakeShard()
-    async with serving(dead):
-        pass
+    for index, shard in enumerate(shards):
+        shard.index, shard.shards = index, len(shards)
     alive = [shard for index, shard in enumerate(shards) if index != missing]
     async with serving(*alive):
-        here = Searching([dead if index == missing else shard for index, shard in enumerate(shards)])
+        async with serving(shards[missing]):
+            here = Searching(shards)
+            await here.topology.probe_all()
         async with running(here.fanout.batcher):
             try:
                 yield here
@@ -180,8 +181,8 @@ async def test_a_shard_comes_back() -> None:
     """A shard that failed is asked again with every batch, so it is back with the first that it answers."""
     first, second = two_shards()
     async with searching(first, second) as here:
-        for shard in here.topology.shards:
-            shard.failure = "unreachable"
+        for replica in here.topology.replicas:
+            replica.failure = "unreachable"
         assert missing(await here.search()) == {}
 
 
@@ -194,14 +195,14 @@ async def test_no_shard_at_all() -> None:
 
 
 async def test_a_shard_that_is_another() -> None:
-    """Records of a shard that says it is another one are not searched twice: it is not asked."""
+    """A process of another layout is not asked, since it holds other records than those that are missing."""
     first, second = two_shards()
     async with searching(first, second) as here:
-        second.index = 0
+        second.shards = 3
         await here.topology.probe_all()
         answer = await here.search()
     assert ids(answer) == [["a", "c"]]
-    assert missing(answer) == {1: "says that it is shard 0 of 2, not 1 of 2"}
+    assert missing(answer) == {1: "no process has this place"}
     assert second.requests == []
 
 
@@ -280,7 +281,7 @@ async def test_a_late_answer_still_counts() -> None:
         for batch in (1, 2):
             answers.append(here.search())
             await asked(second, before + batch)
-        await eventually(lambda: here.topology.shards[1].overdue == 2)
+        await eventually(lambda: here.topology.replicas[1].overdue == 2)
         second.go_on()
         for answer in answers:
             assert ids(await answer) == [["a", "b", "c"]]
@@ -299,7 +300,7 @@ async def test_shards_that_are_all_overdue_are_asked_all_the_same() -> None:
         for batch in (1, 2):
             answers.append(here.search())
             await asked(shards[0], before + batch)
-        await eventually(lambda: [shard.overdue for shard in here.topology.shards] == [2, 2])
+        await eventually(lambda: [replica.overdue for replica in here.topology.replicas] == [2, 2])
         answers.append(here.search())
         await asked(shards[0], before + 3)
         for shard in shards:

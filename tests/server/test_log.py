@@ -307,7 +307,7 @@ async def test_following_while_others_write(stub: "LogServiceAsyncStub", journal
         writes.append(Write(uid, deletes=[f"r{n % 20}"]))
         await asyncio.gather(*(journal.write(write, in_time()) for write in writes))
     truth = {one.id: one.vector for one in await journal.read(journal.store.list, uid, "", 100)}
-    (_, seq) = (await journal.read(journal.store.heads))[uid]
+    (_, seq) = (await journal.read(journal.store.heads)).collections[uid]
     for follower in followers:
         await eventually(partial(follower.is_at, c=seq))
         assert {name: row[0] for name, row in follower.held[uid].items()} == truth

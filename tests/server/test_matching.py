@@ -153,11 +153,21 @@ async def test_nothing_is_deleted_where_a_shard_cannot_say(journal: Journal, uid
 
 
 async def test_nothing_is_deleted_where_a_shard_is_gone(journal: Journal, uid: int) -> None:
-    """The caller hears of it at once."""
-    good = FakeShard(matching=["a"], applied=[head(journal, uid)])
+    """The caller hears of it at once: of one that died, and of one that never was."""
+    good, gone = FakeShard(matching=["a"], applied=[head(journal, uid)]), FakeShard(index=1, shards=2)
     async with known(good):
-        topology = Topology([good.address, "127.0.0.1:1"])
+        good.shards = 2
+        async with serving(gone):
+            topology = Topology([good.address, gone.address])
+            await topology.probe_all()
         with pytest.raises(Unavailable, match="shard 1: unreachable"):
+            await delete(journal, topology, filter="n IS NULL")
+        await topology.close()
+        topology = Topology([good.address, gone.address])
+        with pytest.raises(Unavailable, match="no shard was heard of"):
+            await delete(journal, topology, filter="n IS NULL")
+        await topology.probe_all()
+        with pytest.raises(Unavailable, match="shard 1: no process"):
             await delete(journal, topology, filter="n IS NULL")
         await topology.close()
     assert left(journal, uid) == "abcdef"
@@ -169,7 +179,7 @@ async def test_a_misplaced_shard_is_not_believed(journal: Journal, uid: int) -> 
     async with known(shard) as topology:
         shard.index = 1
         await topology.probe_all()
-        with pytest.raises(Unavailable, match="says that it is shard 1"):
+        with pytest.raises(Unavailable, match="shard 0: no process"):
             await delete(journal, topology, filter="n IS NULL")
     assert left(journal, uid) == "abcdef"
 

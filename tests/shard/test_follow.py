@@ -15,6 +15,7 @@ from tests.server.fakes import eventually, in_time, running, sample
 from tests.shard.rows import clustered, collection
 from tests.shard.test_partition import flip, the
 from vitrail.rpc.server import Server
+from vitrail.server.database import Database
 from vitrail.server.journal import Journal
 from vitrail.server.log import LogService
 from vitrail.server.store import NewRecord, Store, Write
@@ -100,7 +101,7 @@ class World:
 
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[World]:
-    store = Store(tmp_path / "store")
+    store = Store(Database(str(tmp_path / "store")))
     journal = Journal(store)
     await journal.load_catalog()
     server = Server("127.0.0.1", 0, registry=CollectorRegistry())

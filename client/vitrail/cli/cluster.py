@@ -10,7 +10,7 @@ import socket
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import grpc
@@ -32,20 +32,32 @@ class StartFailed(Exception):
 class Cluster:
     """A coordinator and its shards on this machine."""
 
-    def __init__(self, *, data: Path, host: str, port: int, metrics_port: int, shards: int) -> None:
-        """Reserve the ports.
+    def __init__(
+        self,
+        *,
+        data: Path,
+        host: str,
+        port: int,
+        metrics_port: int,
+        shards: int,
+        replicas: int = 1,
+        store: str | None = None,
+    ) -> None:
+        """Reserve the ports; without a `store` it is SQLite among the data.
 
         Raises:
             OSError: One is taken.
         """
         self._data = data
+        self._store = store or str(data / "store")
         self._host = host
         # What binds the ports must live as long as the cluster.
-        self._reserved = [_reserve(host, wanted) for wanted in (port, *[0] * shards)]
+        self._reserved = [_reserve(host, wanted) for wanted in (port, *[0] * shards * replicas)]
         self._addresses = [f"{host}:{held.getsockname()[1]}" for held in self._reserved]
         self._children = [self._coordinator(metrics_port)]
-        for index in range(shards):
-            self._children.append(self._shard(index, shards, metrics_port + 1 + index if metrics_port else 0))
+        for process in range(shards * replicas):
+            own_port = metrics_port + 1 + process if metrics_port else 0
+            self._children.append(self._shard(process, shards, own_port))
 
     async def run(self, on_ready: Callable[[str], None]) -> None:
         """Run until a signal comes, then stop every process.
@@ -96,28 +108,41 @@ class Cluster:
             held.close()
 
     def _coordinator(self, metrics_port: int) -> "Child":
-        options = {"data": self._data / "store", "shards": ",".join(self._addresses[1:])}
-        return self._child("coordinator", "server", self._addresses[0], metrics_port, options)
+        options = {"shards": ",".join(self._addresses[1:])}
+        # The store in the environment: a password among the arguments would be there for everyone to see.
+        environment = {"VITRAIL_STORE": self._store}
+        return self._child("coordinator", "server", self._addresses[0], metrics_port, options, environment)
 
-    def _shard(self, index: int, count: int, metrics_port: int) -> "Child":
-        directory = self._data / "shards" / f"{index}-of-{count}"
+    def _shard(self, process: int, count: int, metrics_port: int) -> "Child":
+        replica, index = divmod(process, count)
+        suffix = f"-replica-{replica}" if replica else ""
+        directory = self._data / "shards" / f"{index}-of-{count}{suffix}"
         options = {"index": index, "count": count, "log": self._addresses[0], "data": directory}
-        return self._child(f"shard-{index}", "shard", self._addresses[1 + index], metrics_port, options)
+        return self._child(f"shard-{index}{suffix}", "shard", self._addresses[1 + process], metrics_port, options)
 
-    def _child(self, name: str, command: str, address: str, metrics_port: int, options: dict[str, object]) -> "Child":
+    def _child(
+        self,
+        name: str,
+        command: str,
+        address: str,
+        metrics_port: int,
+        options: dict[str, object],
+        environment: Mapping[str, str] | None = None,
+    ) -> "Child":
         host, _, port = address.rpartition(":")
         options |= {"host": host, "port": port, "metrics-port": metrics_port}
         arguments = [word for key, value in options.items() for word in (f"--{key}", str(value))]
         program = [sys.executable, "-m", "vitrail.cli.main", command, *arguments, "--reuse-port"]
-        return Child(name, program, self._data / "logs" / f"{name}.log")
+        return Child(name, program, self._data / "logs" / f"{name}.log", environment or {})
 
 
 class Child:
     """One process, with its log."""
 
-    def __init__(self, name: str, program: Sequence[str], log: Path) -> None:
+    def __init__(self, name: str, program: Sequence[str], log: Path, environment: Mapping[str, str]) -> None:
         self.name = name
         self._program = program
+        self._environment = environment
         self._log = log
         self._last: deque[str] = deque(maxlen=LAST_LINES)
         self._process: asyncio.subprocess.Process | None = None
@@ -138,7 +163,7 @@ class Child:
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,
-            env=child_environment(),
+            env=child_environment() | self._environment,
         )
         self._copying = asyncio.create_task(self._copy_log(self._process))
 

@@ -20,8 +20,14 @@ ReusePort = Annotated[bool, typer.Option(hidden=True)]
 
 
 def server(
-    data: Annotated[Path, typer.Option(help="The directory of the store.")],
-    shards: Annotated[str, typer.Option(help="host:port of each shard in the order of their index, with commas.")],
+    store: Annotated[
+        str,
+        typer.Option(
+            help="A directory for SQLite, or postgresql://USER@HOST/DATABASE; a password is safer in the environment.",
+            envvar="VITRAIL_STORE",
+        ),
+    ],
+    shards: Annotated[str, typer.Option(help="host:port of each shard process, replicas included, with commas.")],
     host: Host = "127.0.0.1",
     port: Port = 50051,
     metrics_port: MetricsPort = 9090,
@@ -34,7 +40,7 @@ def server(
         from vitrail.server.main import run
     except ImportError as error:
         _needs("server", error)
-    options = {"data": data, "shards": shards, "host": host, "port": port}
+    options = {"store": store, "shards": shards, "host": host, "port": port}
     _run(Config, run, **options, metrics_port=metrics_port, reuse_port=reuse_port)
 
 

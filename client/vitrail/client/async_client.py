@@ -177,13 +177,14 @@ class AsyncClient:
         filter: str | None = None,
         min_score: float | None = None,
         min_coverage: float = 0.0,
+        min_seq: int = 0,
         include: Iterable[Included] = ("attributes",),
         space: str | None = None,
         timeout: float | None = None,
     ) -> SearchResult:
         """See `Client.search`."""
         options = SearchOptions(
-            top_k, nprobe, rerank_factor, exact, target_recall, filter, min_score, min_coverage, include
+            top_k, nprobe, rerank_factor, exact, target_recall, filter, min_score, min_coverage, min_seq, include
         )
         operation = operations.search(name, Query(image, vector, like, liked, disliked), options, space)
         return await self._run(operation, timeout, in_thread=image is not None or len(liked) > 0)
@@ -203,13 +204,14 @@ class AsyncClient:
         filter: str | None = None,
         min_score: float | None = None,
         min_coverage: float = 0.0,
+        min_seq: int = 0,
         include: Iterable[Included] = ("attributes",),
         space: str | None = None,
         timeout: float | None = None,
     ) -> BatchResults:
         """See `Client.search_batch`."""
         options = SearchOptions(
-            top_k, nprobe, rerank_factor, exact, target_recall, filter, min_score, min_coverage, include
+            top_k, nprobe, rerank_factor, exact, target_recall, filter, min_score, min_coverage, min_seq, include
         )
         operation = operations.search_batch(name, queries, images, vectors, options, space)
         return await self._run(operation, timeout, in_thread=True)

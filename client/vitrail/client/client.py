@@ -239,6 +239,7 @@ class Client:
         filter: str | None = None,
         min_score: float | None = None,
         min_coverage: float = 0.0,
+        min_seq: int = 0,
         include: Iterable[Included] = ("attributes",),
         space: str | None = None,
         timeout: float | None = None,
@@ -261,13 +262,15 @@ class Client:
             filter: Only records whose attributes meet this condition, SQL-like: "category = 'hat' AND price < 80".
             min_score: Only hits that score at least this.
             min_coverage: Raise `Unavailable` rather than answer from a smaller share of the records, 0 to 1.
+            min_seq: Find what was written up to here, the `seq` of an `UpsertResult` or a `DeleteResult`: waits
+                until the shards have it, and raises `Unavailable` where the time is over before.
             include: What comes with each hit: "attributes", and "uri", "vector", "thumbnail", which the
                 store is asked for.
             space: The embedding space the vector was made in, to be refused where it is not the collection's.
             timeout: Seconds for the call, instead of the client's.
         """
         options = SearchOptions(
-            top_k, nprobe, rerank_factor, exact, target_recall, filter, min_score, min_coverage, include
+            top_k, nprobe, rerank_factor, exact, target_recall, filter, min_score, min_coverage, min_seq, include
         )
         query = Query(image, vector, like, liked, disliked)
         return self._run(operations.search(name, query, options, space), timeout)
@@ -287,6 +290,7 @@ class Client:
         filter: str | None = None,
         min_score: float | None = None,
         min_coverage: float = 0.0,
+        min_seq: int = 0,
         include: Iterable[Included] = ("attributes",),
         space: str | None = None,
         timeout: float | None = None,
@@ -297,7 +301,7 @@ class Client:
             One a query, in order: a `SearchResult`, or an `ItemError` for a query that is wrong.
         """
         options = SearchOptions(
-            top_k, nprobe, rerank_factor, exact, target_recall, filter, min_score, min_coverage, include
+            top_k, nprobe, rerank_factor, exact, target_recall, filter, min_score, min_coverage, min_seq, include
         )
         return self._run(operations.search_batch(name, queries, images, vectors, options, space), timeout)
 

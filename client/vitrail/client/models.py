@@ -345,7 +345,8 @@ class PartitionStats:
     """What one shard holds of a collection.
 
     Attributes:
-        shard: Its number, from 0.
+        shard: Its number, from 0; that of replicas is the same.
+        shards: Of how many it is one.
         address: Where the shard is reached.
         metrics_address: Where its metrics are served.
         reachable: False where it does not answer; the figures are then the last known ones.
@@ -373,6 +374,7 @@ class PartitionStats:
     recipe: str
     nprobe: int
     index: IndexStats = IndexStats()
+    shards: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -383,7 +385,7 @@ class CollectionStats:
         collection: Its definition.
         records: Live records in the store.
         seq: The last sequence number of its log.
-        partitions: One a shard that the coordinator knows, reachable or not.
+        partitions: One a shard process that the coordinator knows, reachable or not.
         metrics_address: Where the metrics of the coordinator that answered are, as HOST:PORT.
     """
 

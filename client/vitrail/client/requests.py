@@ -40,6 +40,7 @@ class SearchOptions:
     filter: str | None
     min_score: float | None
     min_coverage: float
+    min_seq: int
     include: Iterable[Included]
 
     def fields(self) -> dict[str, Any]:
@@ -55,6 +56,7 @@ class SearchOptions:
             "filter": utf8(self.filter or "", "filter"),
             "min_score": self.min_score,
             "min_coverage": self.min_coverage,
+            "min_seq": int64(self.min_seq, "min_seq"),
             "return_fields": search_pb2.ReturnFields(**included(self.include)),
         }
 
@@ -256,8 +258,16 @@ def refused(index: int, error: VitrailError, id: str = "") -> ItemError:
 
 
 def int32(value: int, field: str) -> int:
-    if not -(2**31) <= value < 2**31:
-        raise InvalidArgument(f"{value} does not fit 32 bits", field=field)
+    return _fitting(value, 32, field)
+
+
+def int64(value: int, field: str) -> int:
+    return _fitting(value, 64, field)
+
+
+def _fitting(value: int, bits: int, field: str) -> int:
+    if not -(1 << bits - 1) <= value < 1 << bits - 1:
+        raise InvalidArgument(f"{value} does not fit {bits} bits", field=field)
     return value
 
 

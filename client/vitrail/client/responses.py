@@ -156,6 +156,7 @@ def partition_stats(message: collection_pb2.PartitionStats) -> PartitionStats:
         recipe=message.recipe,
         nprobe=message.nprobe,
         index=index_stats(message.index),
+        shards=message.shards,
     )
 
 

@@ -450,6 +450,7 @@ class PartitionStats(google.protobuf.message.Message):
     RECIPE_FIELD_NUMBER: builtins.int
     NPROBE_FIELD_NUMBER: builtins.int
     INDEX_FIELD_NUMBER: builtins.int
+    SHARDS_FIELD_NUMBER: builtins.int
     shard: builtins.int
     address: builtins.str
     """Where the shard is reached, and where its metrics are."""
@@ -472,6 +473,8 @@ class PartitionStats(google.protobuf.message.Message):
     """The trained index in FAISS's factory language, or "Flat"."""
     nprobe: builtins.int
     """Lists probed by default; 0 where exact."""
+    shards: builtins.int
+    """Of how many shards it is one: with `shard` the place, which replicas of it share."""
     @property
     def index(self) -> Global___IndexStats: ...
     def __init__(
@@ -490,9 +493,10 @@ class PartitionStats(google.protobuf.message.Message):
         recipe: builtins.str = ...,
         nprobe: builtins.int = ...,
         index: Global___IndexStats | None = ...,
+        shards: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["index", b"index"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["address", b"address", "busy", b"busy", "index", b"index", "metrics_address", b"metrics_address", "nprobe", b"nprobe", "reachable", b"reachable", "recipe", b"recipe", "records", b"records", "seq", b"seq", "shard", b"shard", "state", b"state", "tail", b"tail", "version", b"version"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["address", b"address", "busy", b"busy", "index", b"index", "metrics_address", b"metrics_address", "nprobe", b"nprobe", "reachable", b"reachable", "recipe", b"recipe", "records", b"records", "seq", b"seq", "shard", b"shard", "shards", b"shards", "state", b"state", "tail", b"tail", "version", b"version"]) -> None: ...
 
 Global___PartitionStats: typing_extensions.TypeAlias = PartitionStats
 

@@ -7,7 +7,7 @@ from vitrail.rpc.server import Context
 from vitrail.server import metrics, validate
 from vitrail.server.embedder import Embedder
 from vitrail.server.journal import Journal
-from vitrail.server.topology import Shard, Topology
+from vitrail.server.topology import Replica, Topology
 from vitrail.v1.collection_pb2 import (
     Collection,
     CreateCollectionRequest,
@@ -94,13 +94,13 @@ class CollectionService(CollectionServiceServicer):
     ) -> GetCollectionStatsResponse:
         collection = self._journal.catalog.get(request.name, field="name")
         heads = await self._journal.read(self._journal.store.heads)
-        records, seq = heads.get(collection.uid, (0, 0))
+        records, seq = heads.collections.get(collection.uid, (0, 0))
         await self._topology.probe_all()
         return GetCollectionStatsResponse(
             collection=collection,
             records=records,
             seq=seq,
-            partitions=[_stats(shard, collection.uid) for shard in self._topology.shards],
+            partitions=[_stats(replica, collection.uid) for replica in self._topology.in_order()],
             metrics_address=self._metrics_address,
         )
 
@@ -132,12 +132,13 @@ def _change(request: UpdateCollectionRequest, collection: Collection) -> None:
         collection.attributes[name] = kind
 
 
-def _stats(shard: Shard, uid: int) -> PartitionStats:
-    stats = PartitionStats(shard=shard.index, address=shard.address, reachable=not shard.failure)
-    if shard.status is not None:
-        host = shard.address.rpartition(":")[0]
-        stats.metrics_address = f"{host}:{shard.status.metrics_port}"
-    if partition := shard.partition(uid):
+def _stats(replica: Replica, uid: int) -> PartitionStats:
+    stats = PartitionStats(address=replica.address, reachable=not replica.failure)
+    if replica.status is not None:
+        host = replica.address.rpartition(":")[0]
+        stats.shard, stats.shards = replica.status.shard, replica.status.shards
+        stats.metrics_address = f"{host}:{replica.status.metrics_port}"
+    if partition := replica.partition(uid):
         stats.state = partition.state
         stats.records = partition.records
         stats.tail = partition.tail

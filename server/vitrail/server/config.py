@@ -1,7 +1,6 @@
 """What a coordinator is told when it starts, checked before anything runs. The environment is read here alone."""
 
 import os
-from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field, field_validator
@@ -13,10 +12,11 @@ class Config(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="VITRAIL_", frozen=True, extra="ignore")
 
-    data: Path
-    """The directory of the SQLite store."""
+    store: str = Field(min_length=1)
+    """A directory for SQLite, or the URL of a PostgreSQL database: postgresql://user@host/name."""
     shards: Annotated[tuple[str, ...], NoDecode] = Field(min_length=1)
-    """host:port of each shard, in the order of their index; separated by commas in the environment."""
+    """host:port of each shard process, replicas and other layouts included, in any order: each says which shard it
+    is. Separated by commas in the environment."""
     host: str = "127.0.0.1"
     port: int = Field(default=50051, ge=0, le=65535)
     """0 takes a free one."""

@@ -1,4 +1,4 @@
-"""The fan-out: a batch of queries goes to every shard at once, one call a shard, and comes back as merged answers.
+"""The fan-out: a batch of queries goes to every shard at once, one question a shard, and comes back as merged answers.
 
 One batch is in flight at a time, so what arrives meanwhile is the next batch. The gate opens when the batch is
 answered, or when it is overdue: one stopped shard never stops everyone. After that the batch lives on beside the
@@ -21,8 +21,9 @@ from vitrail.rpc.deadline import Deadline
 from vitrail.rpc.errors import DeadlineExceeded, Unavailable, VitrailError
 from vitrail.server import metrics
 from vitrail.server.batching import Batcher, Ticket
+from vitrail.server.hedging import Budget, Question
 from vitrail.server.merge import Found, Known, coverage, fits, index_info, merge
-from vitrail.server.topology import Shard, Topology, reason
+from vitrail.server.topology import PROBE_SECONDS, Shard, Topology, reason
 from vitrail.v1.filter_pb2 import Filter
 from vitrail.v1.search_pb2 import Coverage, IndexInfo, Timings
 from vitrail.v1.shard_pb2 import GroupResult, SearchBatchRequest, SearchBatchResponse, SearchGroup
@@ -81,6 +82,7 @@ class Fanout:
 
     def __init__(self, topology: Topology, *, batch: int, capacity: int) -> None:
         self._topology = topology
+        self._budget = Budget()
         self._recent: deque[float] = deque([FIRST_GUESS], RECENT)
         self._batches: set[asyncio.Task[None]] = set()
         self.batcher: Batcher[Search, Answer] = Batcher("search", self._process, limit=batch, capacity=capacity)
@@ -93,11 +95,15 @@ class Fanout:
             DeadlineExceeded: No shard answered in time.
             ResourceExhausted: The queue is full.
         """
+        if not self._topology.shards:
+            await self._topology.probe_all()
+        if not self._topology.shards:
+            raise Unavailable("no shard was heard of yet", retry_after=PROBE_SECONDS)
         search = Search(parameters, queries, Deadline.after(SHARE * deadline.remaining))
         return await self.batcher.submit(search, deadline, len(queries))
 
     async def _process(self, tickets: Sequence[SearchTicket]) -> None:
-        batch = Batch(tickets, self._topology.shards)
+        batch = Batch(tickets, self._topology.shards, self._budget)
         task = asyncio.create_task(batch.run())
         self._batches.add(task)
         task.add_done_callback(self._batches.discard)
@@ -147,29 +153,28 @@ class Group:
 class Batch:
     """One batch on its way: asks every shard, and answers each ticket once."""
 
-    def __init__(self, tickets: Sequence[SearchTicket], shards: Sequence[Shard]) -> None:
+    def __init__(self, tickets: Sequence[SearchTicket], shards: Sequence[Shard], budget: Budget) -> None:
         self.start = time.monotonic()
         self.was_cut_off = False
         """Whether all callers had to be answered before every shard had."""
         self._shards = shards
+        self._budget = budget
         self._groups = _grouped(tickets)
         self._responses: dict[int, SearchBatchResponse] = {}
         # Where every shard is overdue, it is the machine that stood still: leaving all of them out helps nobody.
         self._asked = [shard for shard in shards if shard.can_be_asked] or [
-            shard for shard in shards if not shard.misplaced
+            shard for shard in shards if shard.pick(overdue=True)
         ]
-        self._failures = {
-            shard.index: shard.failure if shard.misplaced else "overdue" for shard in shards if shard not in self._asked
-        }
-        self._calls: dict[asyncio.Task[SearchBatchResponse], Shard] = {}
-        self._left_behind: set[Shard] = set()
+        self._failures = {shard.index: shard.failure or "overdue" for shard in shards if shard not in self._asked}
+        self._calls: dict[asyncio.Task[SearchBatchResponse], Question] = {}
 
     async def run(self) -> None:
         """Ask, and answer every ticket by its own deadline."""
         request = SearchBatchRequest(groups=[group.message() for group in self._groups])
         timeout = max(group.timeout for group in request.groups)
         for shard in self._asked:
-            self._calls[asyncio.ensure_future(_ask(shard, request, timeout))] = shard
+            question = Question(shard, request, timeout, self._budget)
+            self._calls[asyncio.ensure_future(question.answer())] = question
         pending = set(self._calls)
         while pending and (waiting := self._unanswered()):
             until = min(ticket.item.answer_by.at for ticket in waiting)
@@ -181,35 +186,34 @@ class Batch:
         self.was_cut_off = bool(pending)
         for call in pending:
             call.cancel()
-            self._fail(self._calls[call], "no answer in time")
+            self._fail(self._calls[call].shard, "no answer in time")
         self._answer(float("inf"))
 
     def leave_behind(self) -> None:
         """The next batch goes on without the shards that have not answered this one."""
-        for call, shard in self._calls.items():
+        for call, question in self._calls.items():
             if not call.done():
-                shard.overdue += 1
-                self._left_behind.add(shard)
+                question.leave_behind()
 
     def _unanswered(self) -> list[SearchTicket]:
         return [ticket for group in self._groups for ticket in group.tickets if not ticket.future.done()]
 
     def _take(self, call: asyncio.Task[SearchBatchResponse]) -> None:
-        shard = self._calls[call]
-        if shard in self._left_behind:
-            shard.overdue = max(0, shard.overdue - 1)
+        question = self._calls[call]
+        shard, replica = question.shard, question.replica
         try:
             response = call.result()
         except grpc.aio.AioRpcError as error:
             self._fail(shard, reason(error))
             return
-        if not self._fits(response):
+        if replica is None or not self._fits(response):
             self._fail(shard, "malformed answer")
             return
         self._responses[shard.index] = response
         for group, result in zip(self._groups, response.results, strict=True):
             if not result.error:
-                shard.records[group.parameters.collection_uid] = result.records
+                replica.records[group.parameters.collection_uid] = result.records
+                replica.applied[group.parameters.collection_uid] = result.applied.seq
 
     def _fits(self, response: SearchBatchResponse) -> bool:
         """Whether the answer has the shape of the question: one result a group, one count a query."""
@@ -264,17 +268,13 @@ class Batch:
         if result is not None and not result.error:
             return Known(shard.index, result.records)
         failure = result.error if result is not None else self._failures.get(shard.index, "no answer in time")
-        return Known(shard.index, shard.records.get(group.parameters.collection_uid), failure)
+        return Known(shard.index, shard.records(group.parameters.collection_uid), failure)
 
     def _no_answer(self) -> VitrailError:
         reasons = {self._failures.get(shard.index, "no answer in time") for shard in self._shards}
         if reasons == {"no answer in time"}:
             return DeadlineExceeded("no shard answered in time")
         return Unavailable(f"no shard answered: {', '.join(sorted(reasons))}", retry_after=0.5)
-
-
-async def _ask(shard: Shard, request: SearchBatchRequest, timeout: float) -> SearchBatchResponse:
-    return await shard.stub.SearchBatch(request, timeout=timeout)
 
 
 def _grouped(tickets: Sequence[SearchTicket]) -> list[Group]:

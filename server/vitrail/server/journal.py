@@ -25,6 +25,8 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 READERS = 4
+# How often to look for what other coordinators have written.
+POLL_SECONDS = 0.05
 COMMIT_ROWS = 10_000
 WAITING_ROWS = 100_000
 
@@ -63,6 +65,22 @@ class Journal:
     async def load_catalog(self) -> None:
         self.catalog.replace(*await self._in(self._writer, self.store.read_catalog))
         self.news.tell()
+
+    async def watch(self) -> None:
+        """Tell the news of what other coordinators write, until cancelled."""
+        known = None
+        while self.store.is_shared:
+            try:
+                heads = await self.read(self.store.heads)
+                if heads.catalog_seq != self.catalog.seq:
+                    await self.load_catalog()
+                elif heads != known:
+                    self.news.tell()
+                known = heads
+            except Unavailable as error:
+                log.warning("cannot look for news", why=str(error))
+            await asyncio.sleep(POLL_SECONDS)
+        await asyncio.Event().wait()  # nobody else writes
 
     def close(self) -> None:
         self._writer.shutdown()

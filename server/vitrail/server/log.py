@@ -46,7 +46,11 @@ class LogService(LogServiceServicer):
             for collection in collections:
                 place = places.get(collection.uid)
                 # Once where there is nothing new, too: a follower cannot know otherwise that it has caught up.
-                if place is None or collection.uid not in told or place.seq != heads.get(collection.uid, (0, 0))[1]:
+                if (
+                    place is None
+                    or collection.uid not in told
+                    or place.seq != heads.collections.get(collection.uid, (0, 0))[1]
+                ):
                     told.add(collection.uid)
                     async for event in self._pass(collection.uid, collection.dimension, slots, places):
                         yield event

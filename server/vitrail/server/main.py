@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 import structlog
 import uvloop
 
+from vitrail.rpc.errors import Unavailable
 from vitrail.rpc.process import (
     collect_less_garbage,
     configure_logs,
@@ -19,6 +20,7 @@ from vitrail.rpc.server import Server, wait_for_signal
 from vitrail.server import metrics
 from vitrail.server.collections import CollectionService
 from vitrail.server.config import Config
+from vitrail.server.database import Database
 from vitrail.server.decode import ImageLimits
 from vitrail.server.embedder import EfficientNetLite0
 from vitrail.server.embedding import Pipeline
@@ -39,13 +41,16 @@ from vitrail.v1.search_pb2_grpc import add_SearchServiceServicer_to_server
 log = structlog.get_logger()
 
 REPORT_SECONDS = 5.0
+# The longest that a coordinator waits for shards before it asks for traffic.
+READY_SECONDS = 5.0
 
 
 def run(config: Config) -> None:
     """Run a coordinator until it is told to stop.
 
     Raises:
-        OSError: The data directory or a port is taken.
+        ValueError: The URL of the store cannot be read.
+        OSError: The directory of the store or a port is taken.
         Unavailable: The store cannot be opened.
     """
     die_with_parent()
@@ -58,12 +63,14 @@ def run(config: Config) -> None:
 
 async def _serve(config: Config) -> None:
     metrics_port = serve_metrics(config.host, config.metrics_port)
-    async with _parts(config, f"{config.host}:{metrics_port}") as (server, journal, tasks):
-        port = await server.start()
-        await server.set_serving(True)
-        log.info("serving", address=f"{config.host}:{port}", shards=config.shards, metrics_port=metrics_port)
+    async with _parts(config, f"{config.host}:{metrics_port}") as (server, journal, topology, tasks):
+        await server.set_serving(False)
+        port = await server.start()  # calls are answered from now on: shards need the log to become ready
+        log.info("started", address=f"{config.host}:{port}", shards=config.shards, metrics_port=metrics_port)
+        announcing = asyncio.create_task(_announce(server, topology))
         stopped = asyncio.create_task(wait_for_signal())
         done, _ = await asyncio.wait([stopped, *tasks], return_when=asyncio.FIRST_COMPLETED)
+        announcing.cancel()
         log.info("draining")
         journal.news.end()  # the streams of the log end by themselves, and are not waited for
         await server.drain(config.drain_seconds)
@@ -71,12 +78,19 @@ async def _serve(config: Config) -> None:
             task.result()  # a part that ended by itself has failed
 
 
+async def _announce(server: Server, topology: Topology) -> None:
+    """Ask for traffic once the shards are ready, or some of them have been waited for long enough."""
+    await topology.wait_ready(READY_SECONDS)
+    await server.set_serving(True)
+    log.info("serving")
+
+
 @contextlib.asynccontextmanager
 async def _parts(
     config: Config, metrics_address: str
-) -> AsyncIterator[tuple[Server, Journal, list[asyncio.Task[None]]]]:
+) -> AsyncIterator[tuple[Server, Journal, Topology, list[asyncio.Task[None]]]]:
     """The parts of a coordinator put together, with the tasks that run as long as it does."""
-    journal = Journal(Store(config.data))
+    journal = Journal(Store(Database(config.store)))
     await journal.load_catalog()
     embedder = EfficientNetLite0(config.threads)
     pipeline = Pipeline(
@@ -92,7 +106,12 @@ async def _parts(
     server = Server(config.host, config.port, reuse_port=config.reuse_port)
     timeout = config.default_timeout
     for register, servicer, module, name in (
-        (add_SearchServiceServicer_to_server, SearchService(journal, queries, fanout, timeout), search_pb2, "Search"),
+        (
+            add_SearchServiceServicer_to_server,
+            SearchService(journal, topology, queries, fanout, timeout),
+            search_pb2,
+            "Search",
+        ),
         (
             add_RecordServiceServicer_to_server,
             RecordService(journal, pipeline, topology, timeout),
@@ -108,10 +127,17 @@ async def _parts(
         (add_LogServiceServicer_to_server, LogService(journal), log_pb2, "Log"),
     ):
         server.add(register, servicer, module.DESCRIPTOR.services_by_name[f"{name}Service"].full_name)
-    work = (topology.run(), fanout.batcher.run(), pipeline.batcher.run(), journal.batcher.run(), _report(journal))
+    work = (
+        topology.run(),
+        fanout.batcher.run(),
+        pipeline.batcher.run(),
+        journal.batcher.run(),
+        journal.watch(),
+        _report(journal),
+    )
     tasks = [asyncio.create_task(each) for each in work]
     try:
-        yield server, journal, tasks
+        yield server, journal, topology, tasks
     finally:
         for task in tasks:
             task.cancel()
@@ -124,9 +150,10 @@ async def _parts(
 async def _report(journal: Journal) -> None:
     """Keep the gauges of the store current."""
     while True:
-        heads = await journal.read(journal.store.heads)
-        for collection in journal.catalog.all():
-            records, seq = heads.get(collection.uid, (0, 0))
-            metrics.RECORDS.labels(collection.name).set(records)
-            metrics.SEQ.labels(collection.name).set(seq)
+        with contextlib.suppress(Unavailable):  # whoever writes hears of it
+            heads = await journal.read(journal.store.heads)
+            for collection in journal.catalog.all():
+                records, seq = heads.collections.get(collection.uid, (0, 0))
+                metrics.RECORDS.labels(collection.name).set(records)
+                metrics.SEQ.labels(collection.name).set(seq)
         await asyncio.sleep(REPORT_SECONDS)

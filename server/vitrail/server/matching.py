@@ -9,7 +9,7 @@ import grpc
 from vitrail.rpc.deadline import Deadline
 from vitrail.rpc.errors import NotFound, Unavailable
 from vitrail.server.journal import Journal
-from vitrail.server.topology import Shard, Topology, reason
+from vitrail.server.topology import Replica, Shard, Topology, reason
 from vitrail.v1.filter_pb2 import Filter
 from vitrail.v1.shard_pb2 import MatchIdsRequest, MatchIdsResponse
 
@@ -36,9 +36,11 @@ async def match(
         Unavailable: A shard cannot be reached, or did not catch up in time.
     """
     heads = await journal.read(journal.store.heads)
-    if collection_uid not in heads:
+    if collection_uid not in heads.collections:
         raise NotFound("the collection was deleted")
-    _, head = heads[collection_uid]
+    if not topology.shards:
+        raise Unavailable("no shard was heard of yet", retry_after=1.0)
+    _, head = heads.collections[collection_uid]
     request = MatchIdsRequest(collection_uid=collection_uid, filter=condition)
     until = Deadline.after(SHARE * deadline.remaining)
     asked = [asyncio.create_task(_caught_up(journal, shard, request, head, until)) for shard in topology.shards]
@@ -50,16 +52,20 @@ async def match(
 
 
 async def _caught_up(journal: Journal, shard: Shard, request: MatchIdsRequest, head: int, until: Deadline) -> Match:
-    """Ask one shard again and again until what it says is of the head or later."""
-    if shard.misplaced:
-        raise Unavailable(f"shard {shard.index}: {shard.failure}")
+    """Ask the replicas of one shard until what one says is of the head or later."""
+    unreachable: list[Replica] = []
+    why = shard.failure
     while True:
+        replica = shard.pick(but=unreachable, overdue=True)
+        if replica is None:
+            raise Unavailable(f"shard {shard.index}: {why}", retry_after=1.0)
         try:
-            found = await _ask(journal, shard, request, head, until)
+            found = await _ask(journal, replica, request, head, until)
         except grpc.aio.AioRpcError as error:
             why = reason(error)
             if error.code() == grpc.StatusCode.UNAVAILABLE:
-                raise Unavailable(f"shard {shard.index}: {why}", retry_after=1.0) from error
+                unreachable.append(replica)
+                continue
         else:
             if found is not None:
                 return found
@@ -69,9 +75,11 @@ async def _caught_up(journal: Journal, shard: Shard, request: MatchIdsRequest, h
         await asyncio.sleep(ASK_AGAIN_SECONDS)
 
 
-async def _ask(journal: Journal, shard: Shard, request: MatchIdsRequest, head: int, until: Deadline) -> Match | None:
-    """What one shard says; None where that is not of the head, or not of the store's own history."""
-    call = shard.stub.MatchIds(request, timeout=until.remaining)
+async def _ask(
+    journal: Journal, replica: Replica, request: MatchIdsRequest, head: int, until: Deadline
+) -> Match | None:
+    """What one replica says; None where that is not of the head, or not of the store's own history."""
+    call = replica.stub.MatchIds(request, timeout=until.remaining)
     pages: AsyncIterator[MatchIdsResponse] = aiter(call)
     ids: list[str] = []
     applied = None

@@ -17,7 +17,9 @@ IMAGES_REFUSED = Counter("vitrail_images_refused", "Images that could not be dec
 EMBEDDER_LOADED = Gauge("vitrail_embedder_loaded", "1 once the embedder's weights are in memory.")
 
 FANOUT_FAILURES = Counter("vitrail_fanout_failures", "Shards that did not answer a batch.", ["shard", "reason"])
-SHARD_REACHABLE = Gauge("vitrail_shard_reachable", "1 while a shard answers.", ["shard"])
+REPLICA_REACHABLE = Gauge("vitrail_replica_reachable", "1 while a shard process answers.", ["address"])
+HEDGES = Counter("vitrail_hedges", "Batches that were also asked of a second replica, since the first was slow.")
+FAILOVERS = Counter("vitrail_failovers", "Batches that were asked of another replica, since one had failed.")
 COVERAGE = Histogram(
     "vitrail_coverage_ratio",
     "Share of the records that an answer searched.",

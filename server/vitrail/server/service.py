@@ -14,10 +14,12 @@ from vitrail.rpc.server import Context
 from vitrail.server import metrics, validate
 from vitrail.server.deadlines import deadline_of
 from vitrail.server.fanout import Answer, Fanout, Parameters
+from vitrail.server.freshness import wait_applied
 from vitrail.server.journal import Journal
 from vitrail.server.merge import Found
 from vitrail.server.queries import Queries, Target, stored_vector
 from vitrail.server.store import StoredRecord
+from vitrail.server.topology import Topology
 from vitrail.v1.collection_pb2 import Collection
 from vitrail.v1.search_pb2 import (
     BatchSearchRequest,
@@ -41,8 +43,11 @@ ITEM_ERRORS = (InvalidArgument, NotFound, FailedPrecondition)
 class SearchService(SearchServiceServicer):
     """Answers searches."""
 
-    def __init__(self, journal: Journal, queries: Queries, fanout: Fanout, default_timeout: float) -> None:
+    def __init__(
+        self, journal: Journal, topology: Topology, queries: Queries, fanout: Fanout, default_timeout: float
+    ) -> None:
         self._journal = journal
+        self._topology = topology
         self._queries = queries
         self._fanout = fanout
         self._default_timeout = default_timeout
@@ -54,7 +59,7 @@ class SearchService(SearchServiceServicer):
         wanted = Wanted.of(request)
         parameters = validate.parameters(request, collection, wanted.top_k)
         target = await self._queries.resolve(request.query, collection, deadline, "query")
-        answer = await self._ask(parameters, [target], deadline)
+        answer = await self._ask(parameters, [target], wanted.min_seq, deadline)
         wanted.check_coverage(answer)
         response = SearchResponse()
         await self._fill([response], wanted, collection, [target], answer)
@@ -72,7 +77,7 @@ class SearchService(SearchServiceServicer):
         batch = BatchSearchResponse(results=map(_result, range(len(outcomes)), outcomes))
         targets = [target for target in outcomes if isinstance(target, Target)]
         if targets:
-            answer = await self._ask(parameters, targets, deadline)
+            answer = await self._ask(parameters, targets, wanted.min_seq, deadline)
             wanted.check_coverage(answer)
             responses = [result.response for result in batch.results if not result.HasField("error")]
             await self._fill(responses, wanted, collection, targets, answer)
@@ -81,8 +86,10 @@ class SearchService(SearchServiceServicer):
             _observe(responses[0])
         return batch
 
-    async def _ask(self, parameters: Parameters, targets: Sequence[Target], deadline: Deadline) -> Answer:
-        """Ask the shards, for as many hits more as may be left out again."""
+    async def _ask(self, parameters: Parameters, targets: Sequence[Target], min_seq: int, deadline: Deadline) -> Answer:
+        """Ask the shards, for as many hits more as may be left out again; once they know what the caller does."""
+        if min_seq:
+            await wait_applied(self._journal, self._topology, parameters.collection_uid, min_seq, deadline)
         more = max(len(target.left_out) for target in targets)
         if more:
             parameters = parameters._replace(top_k=parameters.top_k + more)
@@ -148,6 +155,7 @@ class Wanted:
     top_k: int
     min_score: float
     min_coverage: float
+    min_seq: int
     fields: ReturnFields
 
     @classmethod
@@ -156,6 +164,7 @@ class Wanted:
             validate.top_k(request),
             validate.min_score(request),
             validate.min_coverage(request),
+            validate.min_seq(request),
             request.return_fields,
         )
 

@@ -1,35 +1,32 @@
-"""The record store on SQLite: the only truth. Everything that a shard holds is derived from it.
+"""The record store: the only truth. Everything that a shard holds is derived from it.
 
 A row holds the current state of a record together with its latest `seq`, so the log is this table in the order of
 `seq`: from 0 it yields each live record once, and tombstones. Three things make it safe to follow:
 
-- A transaction takes its numbers by adding to the collection's own row, so numbers are in commit order, without
-  gaps; it leaves a random mark beside its last one.
+- A transaction locks the rows of the collections that it writes to, and takes its numbers by adding to them. So
+  numbers are in commit order, without gaps, whoever else writes; it leaves a random mark beside its last one.
 - `page` reads rows and the head in one snapshot. Rows move forward when they are written again, so a follower that
   pages on from the last `seq` that it saw misses nothing, and once a page comes back short, what it holds is the
   snapshot of that page, complete up to its head.
 - A cursor whose mark is not found was given out by a history that this store does not share: it went back in time.
 
-One process at a time opens the store (a lock beside it), one thread of it writes, any number read.
+On SQLite one process at a time opens the store, one thread of it writes, any number read. On PostgreSQL any number of
+processes do all of it.
 """
 
-import contextlib
-import fcntl
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.sqlite import insert
-from sqlalchemy.exc import DBAPIError
 
-from vitrail.rpc.errors import AlreadyExists, NotFound, Unavailable, VitrailError
+from vitrail.rpc.errors import AlreadyExists, NotFound
 from vitrail.rpc.slots import slot_of
+from vitrail.server.database import Database
 from vitrail.server.schema import Schema, SchemaError
-from vitrail.server.tables import SCHEMA_VERSION, catalog, collections, commits, metadata, records
+from vitrail.server.tables import catalog, collections, commits, records
 from vitrail.v1.collection_pb2 import Collection
 from vitrail.v1.log_pb2 import Cursor
 from vitrail.v1.types_pb2 import Value
@@ -106,51 +103,28 @@ class Page(NamedTuple):
     rows: Sequence[LogRow]
 
 
+class Heads(NamedTuple):
+    """How far everything is: the catalog's own `seq`; of each collection by uid its live records and last `seq`."""
+
+    catalog_seq: int
+    collections: dict[int, tuple[int, int]]
+
+
 class Store:
-    """The store in one directory. Methods block; those that write are called from one thread."""
+    """The store in one database. Methods block; those that write are called from one thread of a process."""
 
-    def __init__(self, directory: Path) -> None:
-        """Open or create.
-
-        Raises:
-            OSError: Another process has it open.
-            Unavailable: It is not a database, or was written by a newer version.
-        """
-        directory.mkdir(parents=True, exist_ok=True)
-        self._lock = (directory / "lock").open("w")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            self._lock.close()
-            raise OSError(f"another coordinator uses {directory}") from error
-        self._engine = sa.create_engine(f"sqlite:///{directory / 'records.sqlite'}", pool_size=8)
-        sa.event.listen(self._engine, "connect", _configure)
-        sa.event.listen(self._engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN"))
-        try:
-            self._prepare()
-        except VitrailError:
-            self.close()
-            raise
-
-    def _prepare(self) -> None:
-        with self._transaction() as connection:
-            version = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
-            if version not in (0, SCHEMA_VERSION):
-                raise Unavailable(f"the store has schema {version}; this version knows {SCHEMA_VERSION}")
-            metadata.create_all(connection)
-            if version == 0:
-                connection.execute(catalog.insert().values(seq=0))
-                connection.exec_driver_sql(f"PRAGMA user_version = {SCHEMA_VERSION}")
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self.is_shared = database.is_shared
 
     def close(self) -> None:
-        self._engine.dispose()
-        self._lock.close()
+        self._database.close()
 
     # The catalog.
 
     def read_catalog(self) -> tuple[int, list[Collection]]:
         """The catalog's own `seq`, and every collection."""
-        with self._transaction() as connection:
+        with self._database.snapshot() as connection:
             seq = connection.execute(sa.select(catalog.c.seq)).scalar_one()
             rows = connection.execute(sa.select(collections.c.uid, collections.c.definition).order_by("uid"))
             return seq, [_collection(uid, definition) for uid, definition in rows]
@@ -161,13 +135,13 @@ class Store:
         Raises:
             AlreadyExists: The name is taken.
         """
-        with self._transaction() as connection:
+        with self._database.transaction() as connection:
+            _bump_catalog(connection)  # first: whoever creates one at the same time waits here
             if connection.execute(sa.select(collections.c.uid).filter_by(name=collection.name)).first():
                 raise AlreadyExists(f"there is a collection {collection.name!r} already")
             result = connection.execute(
                 collections.insert().values(name=collection.name, definition=collection.SerializeToString())
             )
-            _bump_catalog(connection)
             (uid,) = result.inserted_primary_key or (0,)
             return _collection(uid, collection.SerializeToString())
 
@@ -177,7 +151,8 @@ class Store:
         Raises:
             NotFound: It was deleted.
         """
-        with self._transaction() as connection:
+        with self._database.transaction() as connection:
+            _lock(connection, [uid])
             collection = _find(connection, uid)
             if collection is None:
                 raise NotFound("the collection was deleted")
@@ -187,7 +162,7 @@ class Store:
 
     def delete_collection(self, uid: int) -> None:
         """Delete a collection with all of its records."""
-        with self._transaction() as connection:
+        with self._database.transaction() as connection:
             connection.execute(collections.delete().filter_by(uid=uid))
             connection.execute(records.delete().filter_by(collection_uid=uid))
             connection.execute(commits.delete().filter_by(collection_uid=uid))
@@ -201,8 +176,9 @@ class Store:
         Returns:
             One outcome a write, in order; NotFound where the collection is gone.
         """
-        with self._transaction() as connection:
-            return [_write(connection, write) for write in writes]
+        with self._database.transaction() as connection:
+            _lock(connection, [write.collection_uid for write in writes])
+            return [_write(connection, self._database.insert, write) for write in writes]
 
     # Reading records.
 
@@ -211,7 +187,7 @@ class Store:
     ) -> dict[str, StoredRecord]:
         """The live records among some ids; what is not asked for is empty in them."""
         found: dict[str, StoredRecord] = {}
-        with self._transaction() as connection:
+        with self._database.transaction() as connection:
             for part in _parts(ids):
                 rows = connection.execute(_live(uid, vectors, thumbnails).where(records.c.id.in_(part)))
                 found.update((row.id, StoredRecord(*row)) for row in rows)
@@ -222,14 +198,15 @@ class Store:
     ) -> list[StoredRecord]:
         """Live records in the order of their ids, from the first one above `after`; the rest as in `get`."""
         query = _live(uid, vectors, thumbnails).where(records.c.id > after).order_by(records.c.id).limit(limit)
-        with self._transaction() as connection:
+        with self._database.transaction() as connection:
             return [StoredRecord(*row) for row in connection.execute(query)]
 
-    def heads(self) -> dict[int, tuple[int, int]]:
-        """For each collection by uid, how many live records there are and the last `seq`."""
+    def heads(self) -> Heads:
+        """How far everything is, at one moment."""
         query = sa.select(collections.c.uid, collections.c.records, collections.c.seq)
-        with self._transaction() as connection:
-            return {uid: (count, seq) for uid, count, seq in connection.execute(query)}
+        with self._database.snapshot() as connection:
+            catalog_seq = connection.execute(sa.select(catalog.c.seq)).scalar_one()
+            return Heads(catalog_seq, {uid: (count, seq) for uid, count, seq in connection.execute(query)})
 
     # The log.
 
@@ -243,7 +220,7 @@ class Store:
             .limit(limit)
         )
         head = sa.select(collections.c.seq, collections.c.mark).filter_by(uid=uid)
-        with self._transaction() as connection:
+        with self._database.snapshot() as connection:
             place = connection.execute(head).first()
             if place is None:
                 return None
@@ -255,20 +232,17 @@ class Store:
         if cursor.seq == 0:
             return True
         query = sa.select(commits.c.mark).filter_by(collection_uid=cursor.collection_uid, seq=cursor.seq)
-        with self._transaction() as connection:
+        with self._database.transaction() as connection:
             return connection.execute(query).scalar() == cursor.mark
 
-    @contextlib.contextmanager
-    def _transaction(self) -> Iterator[sa.Connection]:
-        """A transaction whose failures are the store's, not the caller's."""
-        try:
-            with self._engine.begin() as connection:
-                yield connection
-        except DBAPIError as error:
-            raise Unavailable(f"the store failed: {error.orig}") from error
+
+def _lock(connection: sa.Connection, uids: Sequence[int]) -> None:
+    """Wait for those who write to these collections now; in one order everywhere, so that nobody waits in a circle."""
+    query = sa.select(collections.c.uid).where(collections.c.uid.in_(uids)).order_by(collections.c.uid)
+    connection.execute(query.with_for_update())
 
 
-def _write(connection: sa.Connection, write: Write) -> Written | NotFound:
+def _write(connection: sa.Connection, insert: Any, write: Write) -> Written | NotFound:
     uid = write.collection_uid
     collection = _find(connection, uid)
     if collection is None:
@@ -294,7 +268,8 @@ def _write(connection: sa.Connection, write: Write) -> Written | NotFound:
         .returning(collections.c.seq)
     ).scalar_one()
     connection.execute(commits.insert().values(collection_uid=uid, seq=written.seq, mark=mark))
-    _put(connection, uid, list(upserts.values()), deletes, first=written.seq - len(upserts) - len(deletes) + 1)
+    first = written.seq - len(upserts) - len(deletes) + 1
+    _put(connection, insert, uid, list(upserts.values()), deletes, first)
     return written
 
 
@@ -325,7 +300,14 @@ def _onto(earlier: NewRecord, later: NewRecord) -> NewRecord:
     return NewRecord(later.id, later.attributes, later.uri, earlier.vector, earlier.content_hash, earlier.thumbnail)
 
 
-def _put(connection: sa.Connection, uid: int, upserts: Sequence[NewRecord], deletes: Sequence[str], first: int) -> None:
+def _put(
+    connection: sa.Connection,
+    insert: Any,
+    uid: int,
+    upserts: Sequence[NewRecord],
+    deletes: Sequence[str],
+    first: int,
+) -> None:
     now = time.time_ns() // 1000
     rows = [_row(uid, record, first + offset, now) for offset, record in enumerate(upserts)]
     whole = [row for row in rows if row["vector"] is not None]
@@ -427,9 +409,3 @@ def _collection(uid: int, definition: bytes) -> Collection:
 
 def _parts(ids: Sequence[str]) -> Iterator[Sequence[str]]:
     return (ids[start : start + IDS_A_QUERY] for start in range(0, len(ids), IDS_A_QUERY))
-
-
-def _configure(connection: Any, _: Any) -> None:
-    connection.isolation_level = None  # transactions begin where we say so, not where sqlite3 guesses
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=10000", "cache_size=-65536"):
-        connection.execute(f"PRAGMA {pragma}")

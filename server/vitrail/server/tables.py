@@ -1,8 +1,6 @@
-"""The tables of the record store."""
+"""The tables of the record store, as the last of `migrations` leaves them."""
 
 import sqlalchemy as sa
-
-SCHEMA_VERSION = 1
 
 metadata = sa.MetaData()
 
@@ -15,7 +13,6 @@ collections = sa.Table(
     sa.Column("seq", sa.BigInteger, nullable=False, default=0),
     sa.Column("mark", sa.BigInteger, nullable=False, default=0),
     sa.Column("records", sa.BigInteger, nullable=False, default=0),
-    sqlite_autoincrement=True,  # a uid is never given out twice
 )
 catalog = sa.Table("catalog", metadata, sa.Column("seq", sa.BigInteger, nullable=False))
 commits = sa.Table(
@@ -24,7 +21,6 @@ commits = sa.Table(
     sa.Column("collection_uid", sa.Integer, primary_key=True),
     sa.Column("seq", sa.BigInteger, primary_key=True),
     sa.Column("mark", sa.BigInteger, nullable=False),
-    sqlite_with_rowid=False,
 )
 records = sa.Table(
     "records",
@@ -40,5 +36,4 @@ records = sa.Table(
     sa.Column("content_hash", sa.LargeBinary, nullable=False),
     sa.Column("vector", sa.LargeBinary, nullable=False),  # float16 or float32, little-endian
     sa.Column("thumbnail", sa.LargeBinary, nullable=False),  # last: a reader of vectors never loads it
-    sa.Index("records_by_seq", "collection_uid", "seq", "slot"),
 )

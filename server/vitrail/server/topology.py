@@ -1,7 +1,14 @@
-"""The shards: where they are, what each last said of itself, and which of them can be asked now."""
+"""The shards: which processes there are, what each last said of itself, and which of them can be asked now.
+
+Each process says which shard it is and of how many, so addresses have no order. Those that say the same are replicas
+of one shard; those that say another number of shards are another layout, and one layout serves at a time.
+"""
 
 import asyncio
-from collections.abc import Sequence
+import contextlib
+import random
+from collections import Counter
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -20,92 +27,170 @@ log = structlog.get_logger()
 
 PROBE_SECONDS = 0.25
 PROBE_TIMEOUT = 1.0
-# A shard that still holds this many batches after they were overdue is not asked again until a probe answers.
+# A replica with so many batches overdue is not asked again until a probe answers.
 MAX_OVERDUE = 2
+NEVER_HEARD, NO_REPLICA = "not yet heard of", "no process has this place"
 
 
 @dataclass(slots=True, eq=False)
-class Shard:
-    """One shard as the coordinator knows it."""
+class Replica:
+    """One shard process as the coordinator knows it."""
 
-    index: int
     address: str
     channel: grpc.aio.Channel
-    failure: str = "not yet heard of"
+    failure: str = NEVER_HEARD
     """Why it cannot be asked, or empty."""
-    misplaced: bool = False
-    """Whether it says that it is another shard than the one that this address stands for."""
     status: GetStatusResponse | None = None
     records: dict[int, int] = field(default_factory=dict)
     """Live records by collection uid, as last heard in a status or an answer."""
+    applied: dict[int, int] = field(default_factory=dict)
+    """Of each collection by uid, up to which `seq` it has applied the log, as last heard."""
+    outstanding: int = 0
+    """Batches that it was asked and has not answered."""
     overdue: int = 0
-    """Batches that others no longer wait for and it has not answered."""
+    """Those of them that nobody waits for any more, and those that another replica answered sooner."""
     stub: "ShardServiceAsyncStub" = field(init=False)
 
     def __post_init__(self) -> None:
         self.stub = ShardServiceStub(self.channel)
+
+    @property
+    def place(self) -> tuple[int, int] | None:
+        """Which shard it says that it is, and of how many; None where it never did, or there is no such place."""
+        if self.status is None or not 0 <= self.status.shard < self.status.shards:
+            return None
+        return self.status.shard, self.status.shards
 
     def partition(self, uid: int) -> PartitionStatus | None:
         """What it last said of one collection."""
         partitions = self.status.partitions if self.status else ()
         return next((partition for partition in partitions if partition.collection_uid == uid), None)
 
-    def heard(self, status: GetStatusResponse, shards: int) -> None:
+    def heard(self, status: GetStatusResponse) -> None:
         """Take what it says of itself."""
         self.status = status
         self.records = {partition.collection_uid: partition.records for partition in status.partitions}
-        self.failure = ""
+        self.applied = {partition.collection_uid: partition.applied.seq for partition in status.partitions}
+        self.failure = "" if status.ready else "still catching up with the log"
         self.overdue = 0
-        self.misplaced = (status.shard, status.shards) != (self.index, shards)
-        if self.misplaced:
-            self.failure = f"says that it is shard {status.shard} of {status.shards}, not {self.index} of {shards}"
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it has caught up. That it failed does not count, since asking is how it comes back."""
+        return self.status is not None and self.status.ready
+
+
+@dataclass(slots=True, eq=False)
+class Shard:
+    """One shard of a layout, with the replicas that say that they are it."""
+
+    index: int
+    replicas: list[Replica] = field(default_factory=list)
+
+    @property
+    def failure(self) -> str:
+        """Why none of its replicas can be asked, or empty."""
+        failures = [replica.failure for replica in self.replicas]
+        return "" if "" in failures else next(iter(failures), NO_REPLICA)
 
     @property
     def can_be_asked(self) -> bool:
-        """A shard that failed is asked all the same, since that is how it comes back; a stopped one is not."""
-        return self.overdue < MAX_OVERDUE and not self.misplaced
+        return self.pick() is not None
+
+    def records(self, uid: int) -> int | None:
+        """How many it was last heard to hold of a collection, where it ever was."""
+        heard = (replica.records.get(uid) for replica in self.replicas)
+        return max((records for records in heard if records is not None), default=None)
+
+    def pick(self, but: Collection[Replica] = (), overdue: bool = False) -> Replica | None:
+        """The replica to ask: with the fewest batches outstanding, among those that are ready and work if there are.
+
+        Args:
+            but: Not one of these.
+            overdue: One that is overdue, too.
+        """
+        able = [each for each in self.replicas if each not in but and (overdue or each.overdue < MAX_OVERDUE)]
+        return min(
+            able,
+            key=lambda each: (not each.is_ready, bool(each.failure), each.outstanding, random.random()),
+            default=None,
+        )
 
 
 class Topology:
-    """The shards in the order of their index. `run` asks each for its status, again and again."""
+    """All processes, and the layout that serves. `run` asks each for its status, again and again."""
 
     def __init__(self, addresses: Sequence[str]) -> None:
-        self.shards = [
-            Shard(index, address, grpc.aio.insecure_channel(address, options=CLIENT_OPTIONS))
-            for index, address in enumerate(addresses)
+        self.replicas = [
+            Replica(address, grpc.aio.insecure_channel(address, options=CLIENT_OPTIONS)) for address in addresses
         ]
+        self.shards: list[Shard] = []
+        """Of the layout that serves, in the order of their index; none until a process was heard."""
+        self._places: list[tuple[int, int] | None] = []
+        self._all_ready = asyncio.Event()
+
+    def in_order(self) -> list[Replica]:
+        """All processes: by layout, then by shard; those never heard of at the end."""
+        return sorted(self.replicas, key=lambda each: (each.place is None, (each.place or (0, 0))[::-1]))
 
     async def run(self) -> None:
-        """Probe all shards until cancelled."""
-        await asyncio.gather(*(self._probe_for_ever(shard) for shard in self.shards))
+        """Probe all processes until cancelled."""
+        await asyncio.gather(*(self._probe_for_ever(replica) for replica in self.replicas))
+
+    async def wait_ready(self, seconds: float) -> None:
+        """Wait until every process has caught up with the log, but not for ever: one may be dead."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._all_ready.wait(), seconds)
 
     async def probe_all(self) -> None:
-        """Ask every shard for its status now."""
-        await asyncio.gather(*map(self.probe, self.shards))
+        """Ask every process for its status now."""
+        await asyncio.gather(*map(self.probe, self.replicas))
 
-    async def probe(self, shard: Shard) -> None:
-        """Ask one shard for its status now."""
+    async def probe(self, replica: Replica) -> None:
+        """Ask one process for its status now."""
         try:
-            status = await shard.stub.GetStatus(GetStatusRequest(), timeout=PROBE_TIMEOUT)
+            status = await replica.stub.GetStatus(GetStatusRequest(), timeout=PROBE_TIMEOUT)
         except grpc.aio.AioRpcError as error:
-            was = shard.failure
-            shard.failure = reason(error)
+            was = replica.failure
+            replica.failure = reason(error)
             if not was:
-                log.warning("lost a shard", shard=shard.index, address=shard.address, why=shard.failure)
+                log.warning("lost a shard", address=replica.address, why=replica.failure)
         else:
-            if shard.failure:
-                log.info("found a shard", shard=shard.index, address=shard.address)
-            shard.heard(status, len(self.shards))
-        metrics.SHARD_REACHABLE.labels(shard.index).set(not shard.failure)
+            if replica.failure:
+                log.info("found a shard", address=replica.address, shard=status.shard, shards=status.shards)
+            replica.heard(status)
+        self._arrange()
+        metrics.REPLICA_REACHABLE.labels(replica.address).set(not replica.failure)
 
     async def close(self) -> None:
-        for shard in self.shards:
-            await shard.channel.close()
+        for replica in self.replicas:
+            await replica.channel.close()
 
-    async def _probe_for_ever(self, shard: Shard) -> None:
+    async def _probe_for_ever(self, replica: Replica) -> None:
         while True:
-            await self.probe(shard)
+            await self.probe(replica)
             await asyncio.sleep(PROBE_SECONDS)
+
+    def _arrange(self) -> None:
+        """Choose the layout with the most of its shards at hand; the one that serves, where there are as good ones."""
+        if all(replica.is_ready for replica in self.replicas):
+            self._all_ready.set()
+        places = [replica.place for replica in self.replicas]
+        at_hand = Counter[int]()
+        for _, count in {
+            place for place, each in zip(places, self.replicas, strict=True) if place and not each.failure
+        }:
+            at_hand[count] += 1
+        serving = len(self.shards)
+        best = max(at_hand, key=lambda count: (at_hand[count] / count, count == serving), default=serving)
+        if best == serving and places == self._places:
+            return
+        self._places = places
+        if best != serving:
+            log.info("another layout serves", shards=best, instead_of=serving)
+        self.shards = [
+            Shard(index, [each for each in self.replicas if each.place == (index, best)]) for index in range(best)
+        ]
 
 
 def reason(error: grpc.aio.AioRpcError) -> str:

@@ -85,6 +85,12 @@ def top_k(request: SearchRequest | BatchSearchRequest) -> int:
     return _within(request.top_k, 1, MAX_TOP_K, "top_k")
 
 
+def min_seq(request: SearchRequest | BatchSearchRequest) -> int:
+    if request.min_seq < 0:
+        raise InvalidArgument("must not be negative", field="min_seq")
+    return request.min_seq
+
+
 def min_coverage(request: SearchRequest | BatchSearchRequest) -> float:
     return _within(request.min_coverage, 0.0, 1.0, "min_coverage")
 

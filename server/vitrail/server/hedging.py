@@ -1,0 +1,133 @@
+"""Asking one shard: one of its replicas, and a second one where the first fails or is slow.
+
+A second question after the 95th percentile costs a few extra ones and cuts the tail off (Dean and Barroso, The Tail at
+Scale, CACM 56(2), 2013, "hedged requests"). A token bucket bounds them, so that a slow day is not made slower.
+"""
+
+import asyncio
+import time
+from collections import deque
+
+import grpc
+
+from vitrail.server import metrics
+from vitrail.server.topology import Replica, Shard
+from vitrail.v1.shard_pb2 import SearchBatchRequest, SearchBatchResponse
+
+# Extra questions are at most this share of all, and at most so many at once after a quiet time.
+SHARE, BURST = 0.05, 10.0
+RECENT = 200
+# Before there were answers to tell from, and never sooner than this.
+FIRST_GUESS, SHORTEST = 0.1, 0.002
+
+
+class Budget:
+    """When to ask a second replica, and whether there is a question to spare."""
+
+    def __init__(self) -> None:
+        self._recent: deque[float] = deque([FIRST_GUESS], RECENT)
+        self._tokens = BURST
+
+    @property
+    def after(self) -> float:
+        """Seconds after which an answer is late: about the 95th percentile."""
+        return max(SHORTEST, sorted(self._recent)[int(0.95 * (len(self._recent) - 1))])
+
+    def asked(self) -> None:
+        self._tokens = min(BURST, self._tokens + SHARE)
+
+    def answered(self, seconds: float) -> None:
+        self._recent.append(seconds)
+
+    def take(self) -> bool:
+        """Whether one more may be asked."""
+        if self._tokens < 1:
+            return False
+        self._tokens -= 1
+        return True
+
+
+class Question:
+    """One batch, asked of one shard. `answer` comes from the replica that is first."""
+
+    def __init__(self, shard: Shard, request: SearchBatchRequest, timeout: float, budget: Budget) -> None:
+        self.shard = shard
+        self.replica: Replica | None = None
+        """Whose answer it was."""
+        self._request = request
+        self._timeout = timeout
+        self._budget = budget
+        self._asked: list[Replica] = []
+        self._calls: dict[asyncio.Task[SearchBatchResponse], Replica] = {}
+        self._is_left_behind = False
+
+    async def answer(self) -> SearchBatchResponse:
+        """Ask until a replica answers.
+
+        Raises:
+            AioRpcError: None did; what the last one said.
+        """
+        start = time.monotonic()
+        self._budget.asked()
+        self._ask(self.shard.pick() or self.shard.pick(overdue=True))
+        may_hedge = True
+        try:
+            while True:
+                spare = self.shard.pick(but=self._asked) if len(self.shard.replicas) > 1 else None
+                late = start + self._budget.after - time.monotonic() if spare and may_hedge else None
+                done, _ = await asyncio.wait(
+                    self._calls, timeout=None if late is None else max(0.0, late), return_when=asyncio.FIRST_COMPLETED
+                )
+                if not done:
+                    may_hedge = False  # a third replica would be as late
+                    if self._budget.take():
+                        metrics.HEDGES.inc()
+                        self._ask(spare)
+                    continue
+                call = done.pop()
+                replica = self._calls.pop(call)
+                error = call.exception()
+                if error is None:
+                    self._won(replica, time.monotonic() - start)
+                    return call.result()
+                if not isinstance(error, grpc.aio.AioRpcError):
+                    raise error
+                if spare is not None:
+                    metrics.FAILOVERS.inc()
+                    self._ask(spare)
+                elif not self._calls:
+                    raise error
+        finally:
+            for call in self._calls:
+                call.cancel()
+
+    def leave_behind(self) -> None:
+        """Whoever has not answered yet is overdue."""
+        self._is_left_behind = True
+        for replica in self._calls.values():
+            replica.overdue += 1
+
+    def _ask(self, replica: Replica | None) -> None:
+        assert replica is not None  # a shard is asked only where one can be
+        self._asked.append(replica)
+        replica.outstanding += 1
+        call = asyncio.ensure_future(_call(replica, self._request, self._timeout))
+        call.add_done_callback(lambda _: self._ended(replica))
+        self._calls[call] = replica
+
+    def _ended(self, replica: Replica) -> None:
+        replica.outstanding -= 1
+        if self._is_left_behind:
+            replica.overdue = max(0, replica.overdue - 1)
+
+    def _won(self, winner: Replica, seconds: float) -> None:
+        self.replica = winner
+        self._budget.answered(seconds)
+        winner.overdue = 0
+        if winner is not self._asked[0]:
+            for loser in self._calls.values():  # slower than another one that was asked later
+                loser.overdue += 1
+
+
+async def _call(replica: Replica, request: SearchBatchRequest, timeout: float) -> SearchBatchResponse:
+    return await replica.stub.SearchBatch(request, timeout=timeout)

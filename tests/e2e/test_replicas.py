@@ -1,0 +1,176 @@
+"""Replicas and several coordinators, as real processes."""
+
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.e2e.running import Running, eventually, wait_applied
+from tests.postgres import Postgres, running_postgres
+from tests.shard.rows import clustered
+from vitrail.client import Client, FailedPrecondition, Unavailable, VitrailError
+
+Start = Callable[..., Running]
+RECORDS, DIMENSION = 400, 16
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[Postgres]:
+    with running_postgres() as server:
+        yield server
+
+
+class Searching:
+    """A caller that searches all the while, and keeps what went wrong."""
+
+    def __init__(self, address: str, vectors: np.ndarray[tuple[int, int], np.dtype[np.float32]]) -> None:
+        self.faults: list[str] = []
+        self.total = 0
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, args=(address, vectors))
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _run(self, address: str, vectors: np.ndarray[tuple[int, int], np.dtype[np.float32]]) -> None:
+        with Client(address, timeout=5) as client:
+            while not self._ended.is_set():
+                number = self.total % len(vectors)
+                try:
+                    result = client.search("c", vector=vectors[number], top_k=3)
+                    if result.coverage.fraction < 1 or result.hits[0].id != f"r{number}":
+                        self.faults.append(f"{number}: {result.coverage} {result.hits[:1]}")
+                except VitrailError as error:
+                    self.faults.append(f"{number}: {error!r}")
+                self.total += 1
+
+
+def filled(client: Client) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
+    vectors = clustered(RECORDS, DIMENSION)
+    client.create_collection("c", dimension=DIMENSION)
+    client.upsert("c", ids=[f"r{number}" for number in range(RECORDS)], vectors=vectors)
+    wait_applied(client, "c")
+    return vectors
+
+
+def test_what_happens_to_one_replica_no_caller_sees(start: Start) -> None:
+    """Killed with -9, then the other one stopped: every answer covers everything; what was killed comes back."""
+    running = start("--shards", "1", "--replicas", "2")
+    with Client(running.address) as client:
+        vectors = filled(client)
+        stats = client.stats("c")
+        assert [(p.shard, p.shards, p.records) for p in stats.partitions] == [(0, 1, RECORDS)] * 2
+        searching = Searching(running.address, vectors)
+        eventually(lambda: searching.total > 50)
+        one, other = running.shards()
+        one.kill()
+        eventually(lambda: len(running.shards()) == 2 and all(p.reachable for p in client.stats("c").partitions))
+        wait_applied(client, "c")
+        other.send_signal(signal.SIGSTOP)
+        before = searching.total
+        try:
+            eventually(lambda: searching.total > before + 100)
+        finally:
+            other.send_signal(signal.SIGCONT)
+        searching.stop()
+    assert not searching.faults
+
+
+def test_reading_what_was_written(start: Start) -> None:
+    """With the `seq` of a write a search always finds it; with one that never was it is refused."""
+    running = start("--shards", "2")
+    with Client(running.address) as client:
+        filled(client)
+        for number in range(100):
+            vector = np.full(DIMENSION, number + 1.0, np.float32)
+            vector[0] = -number
+            seq = client.upsert("c", ids=["mine"], vectors=vector[np.newaxis]).seq
+            result = client.search("c", vector=vector, top_k=1, min_seq=seq)
+            assert (result.hits[0].id, result.index.seq >= seq) == ("mine", True)
+            assert result.hits[0].score == pytest.approx(1, abs=1e-3)
+        with pytest.raises(FailedPrecondition, match="min_seq"):
+            client.search("c", vector=vector, min_seq=seq + 1)
+
+
+def test_two_coordinators_on_one_store(start: Start, postgres: Postgres, tmp_path: Path) -> None:
+    """What is written through one is found through the other, and each serves when the other is gone."""
+    url = postgres.new_database()
+    running = start("--shards", "2", "--store", url)
+    with Client(running.address) as client:
+        vectors = filled(client)
+        shards = ",".join(sorted({p.address for p in client.stats("c").partitions}))
+        command = [sys.executable, "-m", "vitrail.cli.main", "server", "--store", url, "--shards", shards]
+        port = free_port()
+        with (tmp_path / "second.log").open("wb") as log:
+            second = subprocess.Popen([*command, "--port", str(port), "--metrics-port", "0"], stderr=log)
+        try:
+            with Client(f"127.0.0.1:{port}") as other:
+                eventually(lambda: is_there(other))
+                assert other.search("c", vector=vectors[7], top_k=1).hits[0].id == "r7"
+                new = np.eye(1, DIMENSION, dtype=np.float32)
+                seq = other.upsert("c", ids=["new"], vectors=new).seq
+                assert client.search("c", vector=new[0], top_k=1, min_seq=seq).hits[0].id == "new"
+                client.create_collection("d", dimension=3)
+                eventually(lambda: "d" in [collection.name for collection in other.list_collections()])
+                assert other.get("c", "r3").seq > 0
+        finally:
+            second.terminate()
+            assert second.wait(30) == 0
+
+
+def test_a_store_that_is_away(start: Start) -> None:
+    """Searches go on, writes are refused at once, and everything heals by itself; nothing acknowledged is lost."""
+    with running_postgres() as server:
+        running = start("--shards", "2", "--store", server.new_database())
+        with Client(running.address, timeout=10) as client:
+            vectors = filled(client)
+            searching = Searching(running.address, vectors)
+            acknowledged = []
+            for end in (server.stop, server.kill):
+                end()
+                until = time.monotonic() + 3
+                while time.monotonic() < until:
+                    began = time.monotonic()
+                    with Client(running.address, retries=0) as hasty:
+                        eventually(partial(is_refused, hasty))
+                    assert time.monotonic() - began < 5
+                server.start()
+                name = f"after-{end.__name__}"
+                seq = client.upsert("c", ids=[name], vectors=np.ones((1, DIMENSION), np.float32)).seq
+                acknowledged.append(name)
+                assert client.search("c", vector=vectors[0], min_seq=seq).coverage.fraction == 1
+            searching.stop()
+            assert not searching.faults
+            assert all(client.get("c", name).id == name for name in acknowledged)
+
+
+def is_there(client: Client) -> bool:
+    try:
+        return client.stats("c").records == RECORDS
+    except VitrailError:
+        return False
+
+
+def is_refused(client: Client) -> bool:
+    """Whether a write is, since the store is away: it may take a moment to end."""
+    try:
+        client.upsert("c", ids=["r0"], vectors=clustered(RECORDS, DIMENSION)[:1])
+    except Unavailable:
+        return True
+    return False
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

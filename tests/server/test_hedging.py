@@ -1,0 +1,158 @@
+"""Replicas: which one is asked, and what happens where it is slow, dead, or not ready."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+import numpy as np
+
+from tests.server.fakes import FakeShard, eventually, in_time, running, sample, serving
+from vitrail.rpc.deadline import Deadline
+from vitrail.server.fanout import Answer, Fanout, Parameters
+from vitrail.server.hedging import BURST, SHARE, Budget
+from vitrail.server.topology import Topology
+
+PARAMETERS = Parameters(
+    collection_uid=1, space="s", top_k=3, nprobe=0, rerank_factor=0.0, exact=False, attributes=False
+)  # fmt: skip
+QUERY = np.array([[0, 1]], np.float32)
+
+
+class Searching:
+    def __init__(self, *shards: FakeShard) -> None:
+        self.topology = Topology([shard.address for shard in shards])
+        self.fanout = Fanout(self.topology, batch=64, capacity=64)
+
+    async def search(self, deadline: Deadline | None = None) -> Answer:
+        return await self.fanout.search(PARAMETERS, QUERY, deadline or in_time())
+
+    async def warm_up(self) -> None:
+        """Search until it has been seen that answers take milliseconds."""
+        for _ in range(40):
+            await self.search()
+
+
+@contextlib.asynccontextmanager
+async def searching(*shards: FakeShard) -> AsyncIterator[Searching]:
+    async with serving(*shards):
+        here = Searching(*shards)
+        await here.topology.probe_all()
+        async with running(here.fanout.batcher):
+            try:
+                yield here
+            finally:
+                for shard in shards:
+                    shard.go_on()
+                await here.topology.close()
+
+
+def replica(index: int = 0, shards: int = 1) -> FakeShard:
+    return FakeShard(index=index, shards=shards, records={f"r{index}": [0.0, 1.0]}, seq=3)
+
+
+def is_whole(answer: Answer) -> bool:
+    return answer.coverage.fraction == 1.0 and not answer.coverage.unreachable
+
+
+async def test_replicas_are_one_shard() -> None:
+    """Their records count once, and each of them is asked now and then."""
+    shards = [replica(0, 2), replica(0, 2), replica(1, 2)]
+    async with searching(*shards) as here:
+        answers = await asyncio.gather(*(here.search() for _ in range(3)))
+        shards[0].stop()
+        first = asyncio.create_task(here.search())
+        await eventually(lambda: any(each.outstanding for each in here.topology.replicas))
+        shards[0].go_on()
+        answers.append(await first)
+    for answer in answers:
+        assert is_whole(answer)
+        assert (answer.coverage.shards_total, answer.coverage.records_total) == (2, 2)
+        assert [id for _, id, _ in answer.hits[0]] == ["r0", "r1"]
+
+
+async def test_a_replica_that_died_is_replaced_within_the_call() -> None:
+    """The other one is asked, and no caller sees anything but a whole answer."""
+    alive, dead = replica(), replica()
+    async with serving(alive):
+        async with serving(dead):
+            here = Searching(dead, alive)
+            await here.topology.probe_all()
+        failovers = sample("vitrail_failovers_total")
+        async with running(here.fanout.batcher):
+            answers = [await here.search() for _ in range(5)]
+        await here.topology.close()
+    assert all(map(is_whole, answers))
+    assert sample("vitrail_failovers_total") > failovers
+    assert len(alive.requests) == 5
+
+
+async def test_a_replica_that_stopped_is_hedged_and_then_left_out() -> None:
+    """Its callers are answered by the other one soon; it is not asked again until a probe answers."""
+    shards = [replica(), replica()]
+    async with searching(*shards) as here:
+        await here.warm_up()
+        await here.topology.probe_all()
+        hedges = sample("vitrail_hedges_total")
+        shards[0].stop()
+        before = [len(shard.requests) for shard in shards]
+        answers = [await here.search(Deadline.after(2)) for _ in range(20)]
+        assert all(map(is_whole, answers))
+        assert max(answer.timings.fanout for answer in answers) < 1
+        asked = len(shards[0].requests) - before[0]
+        assert 2 <= asked <= 6  # twice, and where the other one took long by chance
+        assert len(shards[1].requests) - before[1] == 20
+        assert 2 <= sample("vitrail_hedges_total") - hedges <= 6
+        shards[0].go_on()
+        await here.topology.probe_all()
+        for _ in range(20):
+            await here.search()
+        assert len(shards[0].requests) - before[0] > asked
+
+
+async def test_one_that_still_catches_up_is_not_asked() -> None:
+    """Not while there is another one that holds all it should."""
+    young, old = replica(), replica()
+    young.ready = False
+    async with searching(young, old) as here:
+        assert is_whole(await here.search())
+        assert not young.requests
+        old.stop()
+        for each in here.topology.replicas:
+            each.overdue = 2 * (each.address == old.address)
+        assert is_whole(await here.search())  # better than nothing
+        assert len(young.requests) == 1
+
+
+async def test_the_layout_with_more_of_its_shards_serves() -> None:
+    """Another number of shards takes over when it has all of its own, and not before; then back where that is lost."""
+    one, *three = [replica(), *(replica(index, 3) for index in range(3))]
+    three[2].ready = False
+    async with searching(one, *three) as here:
+        assert (await here.search()).coverage.shards_total == 1
+        one.ready, three[2].ready = False, True
+        await here.topology.probe_all()
+        answer = await here.search()
+        assert (answer.coverage.shards_total, answer.coverage.fraction) == (3, 1.0)
+        one.ready = True
+        await here.topology.probe_all()
+        assert (await here.search()).coverage.shards_total == 3
+        three[0].ready = False
+        await here.topology.probe_all()
+        assert (await here.search()).coverage.shards_total == 1
+
+
+def test_the_budget_of_extra_questions() -> None:
+    """A few at once, then their share of all; an answer is late after the 95th percentile."""
+    budget = Budget()
+    assert [budget.take() for _ in range(int(BURST) + 1)] == [True] * int(BURST) + [False]
+    for _ in range(1000):
+        budget.asked()
+    assert sum(budget.take() for _ in range(1000)) <= BURST
+    taken = 0
+    for _ in range(1000):
+        budget.asked()
+        taken += budget.take()
+    assert taken <= 1000 * SHARE + 1
+    for millisecond in range(200):
+        budget.answered(millisecond / 1000)
+    assert 0.18 <= budget.after <= 0.2
