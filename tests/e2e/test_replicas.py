@@ -38,6 +38,11 @@ class Searching:
         self._thread = threading.Thread(target=self._run, args=(address, vectors))
         self._thread.start()
 
+    def go_on(self, searches: int) -> None:
+        """Wait for so many more."""
+        before = self.total
+        eventually(lambda: self.total > before + searches)
+
     def stop(self) -> None:
         self._ended.set()
         self._thread.join()
@@ -71,15 +76,14 @@ def test_what_happens_to_one_replica_no_caller_sees(start: Start) -> None:
         stats = client.stats("c")
         assert [(p.shard, p.shards, p.records) for p in stats.partitions] == [(0, 1, RECORDS)] * 2
         searching = Searching(running.address, vectors)
-        eventually(lambda: searching.total > 50)
+        searching.go_on(50)
         one, other = running.shards()
         one.kill()
         eventually(lambda: len(running.shards()) == 2 and all(p.reachable for p in client.stats("c").partitions))
         wait_applied(client, "c")
         other.send_signal(signal.SIGSTOP)
-        before = searching.total
         try:
-            eventually(lambda: searching.total > before + 100)
+            searching.go_on(100)
         finally:
             other.send_signal(signal.SIGCONT)
         searching.stop()
@@ -128,6 +132,32 @@ def test_two_coordinators_on_one_store(start: Start, postgres: Postgres, tmp_pat
             assert second.wait(30) == 0
 
 
+def test_another_number_of_shards_takes_over(start: Start, tmp_path: Path) -> None:
+    """From 2 to 3 and back, with queries all the while: none fails, every answer covers everything."""
+    running = start("--shards", "2")
+    with Client(running.address) as client:
+        vectors = filled(client)
+        eventually(lambda: client.shards().wanted == 2)
+    running.stop()
+    for before, count in ((2, 3), (3, 2)):
+        running = start("--shards", str(count))
+        with Client(running.address) as client:
+            searching = Searching(running.address, vectors)
+            assert {process.shards for process in client.shards().processes} >= {before}
+            eventually(partial(serve, client, count))
+            eventually(partial(are_gone, tmp_path / "data" / "shards", before))
+            searching.go_on(50)
+            searching.stop()
+            assert not searching.faults
+            shards = client.shards()
+            assert (shards.serving, shards.wanted) == (count, count)
+            assert [(p.shard, p.shards, p.failure, p.behind) for p in shards.processes] == [
+                (index, count, "", 0) for index in range(count)
+            ]
+            assert sum(process.records for process in shards.processes) == RECORDS
+        running.stop()
+
+
 def test_a_store_that_is_away(start: Start) -> None:
     """Searches go on, writes are refused at once, and everything heals by itself; nothing acknowledged is lost."""
     with running_postgres() as server:
@@ -152,6 +182,14 @@ def test_a_store_that_is_away(start: Start) -> None:
             searching.stop()
             assert not searching.faults
             assert all(client.get("c", name).id == name for name in acknowledged)
+
+
+def serve(client: Client, count: int) -> bool:
+    return client.shards().serving == count
+
+
+def are_gone(directory: Path, layout: int) -> bool:
+    return not list(directory.glob(f"*-of-{layout}*"))
 
 
 def is_there(client: Client) -> bool:

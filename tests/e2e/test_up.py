@@ -5,7 +5,6 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import psutil
 
 from tests.e2e.running import PATIENCE, Running, eventually, wait_applied, wait_trained
@@ -56,21 +55,6 @@ def test_a_restart_comes_back_trained_with_every_record(start: Start) -> None:
         assert [p.records for p in after.partitions] == [p.records for p in before.partitions]
         assert client.search("c", vector=vectors[5], top_k=1).hits[0].id == "r5"
     assert "deleted a partition" not in again.log.read_text()
-
-
-def test_another_number_of_shards_builds_from_the_store(start: Start) -> None:
-    """Partitions are derived: a cluster of three shards holds what one of two held."""
-    running = start("--shards", "2")
-    with Client(running.address) as client:
-        client.create_collection("c", dimension=4)
-        client.upsert("c", ids=[f"r{n}" for n in range(100)], vectors=clustered(100, 4))
-    running.stop()
-    again = start("--shards", "3")
-    with Client(again.address) as client:
-        stats = client.stats("c")
-        assert len(stats.partitions) == 3
-        assert sum(partition.records for partition in stats.partitions) == stats.records == 100
-        assert len(client.search("c", vector=np.ones(4), top_k=100).hits) == 100
 
 
 def up(*options: str) -> subprocess.CompletedProcess[str]:

@@ -6,6 +6,8 @@ that is started again finds its own.
 """
 
 import asyncio
+import contextlib
+import shutil
 import socket
 import sys
 import time
@@ -18,10 +20,14 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from vitrail.rpc.process import child_environment
 from vitrail.rpc.server import wait_for_signal
+from vitrail.v1.cluster_pb2 import GetShardsRequest, SetShardsRequest
+from vitrail.v1.cluster_pb2_grpc import ClusterServiceStub
 
 START_SECONDS = 300.0
 STOP_SECONDS = 20.0
 RESTART_SECONDS = 1.0
+HAND_OVER_SECONDS = 0.5
+CALL_SECONDS = 10.0
 LAST_LINES = 20
 
 
@@ -51,13 +57,23 @@ class Cluster:
         self._data = data
         self._store = store or str(data / "store")
         self._host = host
+        self._count = shards
+        self._before = _other_layout(data / "shards", shards)
+        processes = shards * replicas
         # What binds the ports must live as long as the cluster.
-        self._reserved = [_reserve(host, wanted) for wanted in (port, *[0] * shards * replicas)]
+        self._reserved = [_reserve(host, wanted) for wanted in (port, *[0] * (processes + self._before))]
         self._addresses = [f"{host}:{held.getsockname()[1]}" for held in self._reserved]
-        self._children = [self._coordinator(metrics_port)]
-        for process in range(shards * replicas):
-            own_port = metrics_port + 1 + process if metrics_port else 0
-            self._children.append(self._shard(process, shards, own_port))
+        self._coordinator = self._coordinator_child(metrics_port)
+        self._shards = [
+            self._shard_child(
+                process, shards, self._addresses[1 + process], metrics_port and metrics_port + 1 + process
+            )
+            for process in range(processes)
+        ]
+        self._old_shards = [
+            self._shard_child(index, self._before, self._addresses[1 + processes + index], 0)
+            for index in range(self._before)
+        ]
 
     async def run(self, on_ready: Callable[[str], None]) -> None:
         """Run until a signal comes, then stop every process.
@@ -71,16 +87,24 @@ class Cluster:
             await asyncio.wait([stopped, ready], return_when=asyncio.FIRST_COMPLETED)
             if not stopped.done():
                 ready.result()
-                on_ready(self._addresses[0])
+                on_ready(self._coordinator.address)
+                handing_over = asyncio.create_task(self._hand_over())
                 await stopped
+                handing_over.cancel()
         finally:
             ready.cancel()
             await self._stop()
 
+    @property
+    def _children(self) -> list["Child"]:
+        return [self._coordinator, *self._shards, *self._old_shards]
+
     async def _start(self) -> None:
+        """Start everything, and wait for what serves first: the shards of before, where their number has changed."""
         for child in self._children:
             await child.start()
-        waits = {asyncio.create_task(_serving(address)) for address in self._addresses}
+        first = [self._coordinator, *(self._old_shards or self._shards)]
+        waits = {asyncio.create_task(_serving(child.address)) for child in first}
         exits = {asyncio.create_task(child.wait()) for child in self._children}
         try:
             async with asyncio.timeout(START_SECONDS):
@@ -98,27 +122,45 @@ class Cluster:
         for child in self._children:
             child.keep_alive()
 
+    async def _hand_over(self) -> None:
+        """Have this number of shards serve; once they do, end those of before and delete what they held."""
+        async with grpc.aio.insecure_channel(self._coordinator.address) as channel:
+            cluster = ClusterServiceStub(channel)
+            serving = 0
+            while serving != self._count:
+                with contextlib.suppress(grpc.aio.AioRpcError):  # the store may be away; asked again
+                    await cluster.SetShards(SetShardsRequest(shards=self._count), timeout=CALL_SECONDS)
+                    serving = (await cluster.GetShards(GetShardsRequest(), timeout=CALL_SECONDS)).serving
+                await asyncio.sleep(HAND_OVER_SECONDS)
+        if not self._old_shards:
+            return
+        for child in self._old_shards:
+            child.let_end()
+        await asyncio.gather(*(child.stop() for child in self._old_shards))
+        for directory in (self._data / "shards").glob(f"*-of-{self._before}*"):
+            shutil.rmtree(directory)
+        print(f"{self._count} shards serve now, where {self._before} did", file=sys.stderr, flush=True)
+
     async def _stop(self) -> None:
         """The coordinator first, so that no query meets a shard that is gone; the shards then publish."""
         for child in self._children:
             child.let_end()
-        await self._children[0].stop()
-        await asyncio.gather(*(child.stop() for child in self._children[1:]))
+        await self._coordinator.stop()
+        await asyncio.gather(*(child.stop() for child in [*self._shards, *self._old_shards]))
         for held in self._reserved:
             held.close()
 
-    def _coordinator(self, metrics_port: int) -> "Child":
+    def _coordinator_child(self, metrics_port: int) -> "Child":
         options = {"shards": ",".join(self._addresses[1:])}
         # The store in the environment: a password among the arguments would be there for everyone to see.
         environment = {"VITRAIL_STORE": self._store}
         return self._child("coordinator", "server", self._addresses[0], metrics_port, options, environment)
 
-    def _shard(self, process: int, count: int, metrics_port: int) -> "Child":
+    def _shard_child(self, process: int, count: int, address: str, metrics_port: int) -> "Child":
         replica, index = divmod(process, count)
-        suffix = f"-replica-{replica}" if replica else ""
-        directory = self._data / "shards" / f"{index}-of-{count}{suffix}"
-        options = {"index": index, "count": count, "log": self._addresses[0], "data": directory}
-        return self._child(f"shard-{index}{suffix}", "shard", self._addresses[1 + process], metrics_port, options)
+        name = f"{index}-of-{count}{f'-replica-{replica}' if replica else ''}"
+        options = {"index": index, "count": count, "log": self._addresses[0], "data": self._data / "shards" / name}
+        return self._child(f"shard-{name}", "shard", address, metrics_port, options)
 
     def _child(
         self,
@@ -133,14 +175,17 @@ class Cluster:
         options |= {"host": host, "port": port, "metrics-port": metrics_port}
         arguments = [word for key, value in options.items() for word in (f"--{key}", str(value))]
         program = [sys.executable, "-m", "vitrail.cli.main", command, *arguments, "--reuse-port"]
-        return Child(name, program, self._data / "logs" / f"{name}.log", environment or {})
+        return Child(name, address, program, self._data / "logs" / f"{name}.log", environment or {})
 
 
 class Child:
     """One process, with its log."""
 
-    def __init__(self, name: str, program: Sequence[str], log: Path, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, name: str, address: str, program: Sequence[str], log: Path, environment: Mapping[str, str]
+    ) -> None:
         self.name = name
+        self.address = address
         self._program = program
         self._environment = environment
         self._log = log
@@ -213,6 +258,16 @@ class Child:
                 self._last.append(line.decode(errors="replace").strip())
                 sys.stderr.buffer.write(line)
                 sys.stderr.buffer.flush()
+
+
+def _other_layout(directory: Path, count: int) -> int:
+    """How many shards served here last, where that was another number, or 0."""
+    found: dict[int, set[int]] = {}
+    for manifest in directory.glob("*-of-*/*/manifest.json"):
+        index, _, shards = manifest.parent.parent.name.partition("-of-")
+        if index.isdigit() and shards.isdigit():
+            found.setdefault(int(shards), set()).add(int(index))
+    return max((shards for shards, there in found.items() if len(there) == shards != count), default=0)
 
 
 async def _serving(address: str) -> None:

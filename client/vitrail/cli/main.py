@@ -7,6 +7,7 @@ from vitrail.cli.bench.command import bench
 from vitrail.cli.index import index
 from vitrail.cli.processes import server, shard
 from vitrail.cli.search import search
+from vitrail.cli.shards import shards
 from vitrail.cli.stats import stats
 from vitrail.cli.up import up
 
@@ -21,6 +22,7 @@ app = typer.Typer(
 app.command()(index)
 app.command()(search)
 app.command()(stats)
+app.command()(shards)
 app.command()(bench)
 app.add_typer(catalog.app, name="collections")
 

@@ -27,6 +27,7 @@ from vitrail.client.models import (
     Query,
     Record,
     SearchResult,
+    Shards,
     StoredRecord,
     UpsertResult,
 )
@@ -233,6 +234,14 @@ class AsyncClient:
     async def stats(self, name: str) -> CollectionStats:
         """See `Client.stats`."""
         return await self._run(operations.stats(name))
+
+    async def shards(self) -> Shards:
+        """See `Client.shards`."""
+        return await self._run(operations.shards())
+
+    async def set_shards(self, count: int) -> None:
+        """See `Client.set_shards`."""
+        await self._run(operations.set_shards(count))
 
     async def _run(self, operation: Operation[T], timeout: float | None = None, *, in_thread: bool = False) -> T:
         """Drive an operation; in a thread between its calls, where it reads files or encodes images."""

@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeAlias, TypeVar
 from google.protobuf.message import Message
 
 from vitrail.rpc.errors import VitrailError
-from vitrail.v1 import collection_pb2, record_pb2, search_pb2
+from vitrail.v1 import cluster_pb2, collection_pb2, record_pb2, search_pb2
 
 R = TypeVar("R", bound=Message)
 T = TypeVar("T")
@@ -62,6 +62,9 @@ UPSERT = Method("/vitrail.v1.RecordService/UpsertRecords", record_pb2.UpsertReco
 GET_RECORD = Method("/vitrail.v1.RecordService/GetRecord", record_pb2.GetRecordResponse)
 LIST_RECORDS = Method("/vitrail.v1.RecordService/ListRecords", record_pb2.ListRecordsResponse)
 DELETE = Method("/vitrail.v1.RecordService/DeleteRecords", record_pb2.DeleteRecordsResponse)
+
+SHARDS = Method("/vitrail.v1.ClusterService/GetShards", cluster_pb2.GetShardsResponse)
+SET_SHARDS = Method("/vitrail.v1.ClusterService/SetShards", cluster_pb2.SetShardsResponse)
 
 _COLLECTIONS = "/vitrail.v1.CollectionService"
 CREATE_COLLECTION = Method(f"{_COLLECTIONS}/CreateCollection", collection_pb2.CreateCollectionResponse)

@@ -28,6 +28,7 @@ from vitrail.client.models import (
     Query,
     Record,
     SearchResult,
+    Shards,
     StoredRecord,
     UpsertResult,
 )
@@ -333,6 +334,17 @@ class Client:
     def stats(self, name: str) -> CollectionStats:
         """See what the store and every shard hold of a collection."""
         return self._run(operations.stats(name))
+
+    def shards(self) -> Shards:
+        """See the shard processes, and how many shards serve and are to serve."""
+        return self._run(operations.shards())
+
+    def set_shards(self, count: int) -> None:
+        """Have another number of shards serve, once their processes have caught up with the log.
+
+        Whoever runs the cluster starts them: this starts none.
+        """
+        self._run(operations.set_shards(count))
 
     def _run(self, operation: Operation[T], timeout: float | None = None) -> T:
         each = self._timeout if timeout is None else timeout

@@ -378,6 +378,44 @@ class PartitionStats:
 
 
 @dataclass(frozen=True, slots=True)
+class ShardProcess:
+    """One process of a shard.
+
+    Attributes:
+        address: Where it is reached.
+        shard: Which shard it is, from 0.
+        shards: Of how many; 0 where it was never heard.
+        failure: Why it is not asked, or empty.
+        behind: Numbers of the log, over all collections, that it has not applied.
+        records: Live records, over all collections.
+        metrics_address: Where its metrics are served.
+    """
+
+    address: str
+    shard: int
+    shards: int
+    failure: str
+    behind: int
+    records: int
+    metrics_address: str
+
+
+@dataclass(frozen=True, slots=True)
+class Shards:
+    """The shards of a cluster.
+
+    Attributes:
+        serving: How many shards the layout has that is searched.
+        wanted: How many are to serve; 0 where nobody said.
+        processes: By layout, then by shard.
+    """
+
+    serving: int
+    wanted: int
+    processes: tuple[ShardProcess, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class CollectionStats:
     """What the store and every shard hold of a collection.
 

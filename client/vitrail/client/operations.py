@@ -19,6 +19,8 @@ from vitrail.client.calls import (
     LIST_COLLECTIONS,
     LIST_RECORDS,
     SEARCH,
+    SET_SHARDS,
+    SHARDS,
     STATS,
     UPDATE_COLLECTION,
     UPSERT,
@@ -35,15 +37,16 @@ from vitrail.client.models import (
     Query,
     Record,
     SearchResult,
+    Shards,
     StoredRecord,
     UpsertResult,
 )
-from vitrail.client.requests import SearchOptions
+from vitrail.client.requests import SearchOptions, int32
 from vitrail.client.vectors import MatrixLike, to_array, to_float32
 from vitrail.rpc.attributes import AttributeValue
 from vitrail.rpc.errors import AlreadyExists, InvalidArgument
 from vitrail.rpc.vectors import FLOAT32, to_bytes
-from vitrail.v1 import collection_pb2, record_pb2, search_pb2, types_pb2
+from vitrail.v1 import cluster_pb2, collection_pb2, record_pb2, search_pb2, types_pb2
 
 PAGE = 1000
 PAGE_WITH_CONTENT = 200
@@ -84,6 +87,15 @@ def delete_collection(name: str) -> Operation[None]:
 def stats(name: str) -> Operation[CollectionStats]:
     response = yield from send(STATS, collection_pb2.GetCollectionStatsRequest(name=name))
     return responses.collection_stats(response)
+
+
+def shards() -> Operation[Shards]:
+    response = yield from send(SHARDS, cluster_pb2.GetShardsRequest())
+    return responses.shards(response)
+
+
+def set_shards(count: int) -> Operation[None]:
+    yield from send(SET_SHARDS, cluster_pb2.SetShardsRequest(shards=int32(count, "shards")))
 
 
 def upsert(

@@ -19,13 +19,15 @@ from vitrail.client.models import (
     PartitionStats,
     RecallPoint,
     SearchResult,
+    ShardProcess,
+    Shards,
     StoredRecord,
     Timings,
 )
 from vitrail.client.requests import METRICS
 from vitrail.rpc.attributes import NAMES_OF_TYPES, from_values
 from vitrail.rpc.vectors import FLOAT32
-from vitrail.v1 import collection_pb2, record_pb2, search_pb2, types_pb2
+from vitrail.v1 import cluster_pb2, collection_pb2, record_pb2, search_pb2, types_pb2
 
 NAMES_OF_METRICS = {number: name for name, number in METRICS.items()}
 
@@ -157,6 +159,22 @@ def partition_stats(message: collection_pb2.PartitionStats) -> PartitionStats:
         nprobe=message.nprobe,
         index=index_stats(message.index),
         shards=message.shards,
+    )
+
+
+def shards(message: cluster_pb2.GetShardsResponse) -> Shards:
+    return Shards(message.serving, message.wanted, tuple(map(shard_process, message.processes)))
+
+
+def shard_process(message: cluster_pb2.ShardProcess) -> ShardProcess:
+    return ShardProcess(
+        address=message.address,
+        shard=message.shard,
+        shards=message.shards,
+        failure=message.failure,
+        behind=message.behind,
+        records=message.records,
+        metrics_address=message.metrics_address,
     )
 
 

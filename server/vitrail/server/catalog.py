@@ -12,10 +12,13 @@ class Catalog:
 
     def __init__(self) -> None:
         self.seq = 0
+        self.wanted_shards = 0
+        """How many shards are to serve; 0 where nobody said."""
         self._by_name: dict[str, Collection] = {}
 
-    def replace(self, seq: int, collections: Iterable[Collection]) -> None:
+    def replace(self, seq: int, collections: Iterable[Collection], wanted_shards: int = 0) -> None:
         self.seq = seq
+        self.wanted_shards = wanted_shards
         self._by_name = {collection.name: collection for collection in collections}
 
     def get(self, name: str, *, field: str = "collection") -> Collection:

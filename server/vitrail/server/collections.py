@@ -135,9 +135,8 @@ def _change(request: UpdateCollectionRequest, collection: Collection) -> None:
 def _stats(replica: Replica, uid: int) -> PartitionStats:
     stats = PartitionStats(address=replica.address, reachable=not replica.failure)
     if replica.status is not None:
-        host = replica.address.rpartition(":")[0]
         stats.shard, stats.shards = replica.status.shard, replica.status.shards
-        stats.metrics_address = f"{host}:{replica.status.metrics_port}"
+        stats.metrics_address = replica.metrics_address
     if partition := replica.partition(uid):
         stats.state = partition.state
         stats.records = partition.records

@@ -63,7 +63,8 @@ class Journal:
         return result
 
     async def load_catalog(self) -> None:
-        self.catalog.replace(*await self._in(self._writer, self.store.read_catalog))
+        seq, collections = await self._in(self._writer, self.store.read_catalog)
+        self.catalog.replace(seq, collections, await self._in(self._writer, self.store.wanted_shards))
         self.news.tell()
 
     async def watch(self) -> None:

@@ -18,6 +18,7 @@ from vitrail.rpc.process import (
 )
 from vitrail.rpc.server import Server, wait_for_signal
 from vitrail.server import metrics
+from vitrail.server.cluster import ClusterService
 from vitrail.server.collections import CollectionService
 from vitrail.server.config import Config
 from vitrail.server.database import Database
@@ -32,7 +33,8 @@ from vitrail.server.records import RecordService
 from vitrail.server.service import SearchService
 from vitrail.server.store import Store
 from vitrail.server.topology import Topology
-from vitrail.v1 import collection_pb2, log_pb2, record_pb2, search_pb2
+from vitrail.v1 import cluster_pb2, collection_pb2, log_pb2, record_pb2, search_pb2
+from vitrail.v1.cluster_pb2_grpc import add_ClusterServiceServicer_to_server
 from vitrail.v1.collection_pb2_grpc import add_CollectionServiceServicer_to_server
 from vitrail.v1.log_pb2_grpc import add_LogServiceServicer_to_server
 from vitrail.v1.record_pb2_grpc import add_RecordServiceServicer_to_server
@@ -100,7 +102,7 @@ async def _parts(
         batch=config.embed_batch,
         capacity=config.queue,
     )
-    topology = Topology(config.shards)
+    topology = Topology(config.shards, lambda: journal.catalog.wanted_shards)
     fanout = Fanout(topology, batch=config.search_batch, capacity=config.queue)
     queries = Queries(pipeline, journal)
     server = Server(config.host, config.port, reuse_port=config.reuse_port)
@@ -124,6 +126,7 @@ async def _parts(
             collection_pb2,
             "Collection",
         ),
+        (add_ClusterServiceServicer_to_server, ClusterService(journal, topology), cluster_pb2, "Cluster"),
         (add_LogServiceServicer_to_server, LogService(journal), log_pb2, "Log"),
     ):
         server.add(register, servicer, module.DESCRIPTOR.services_by_name[f"{name}Service"].full_name)

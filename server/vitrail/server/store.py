@@ -26,7 +26,7 @@ from vitrail.rpc.errors import AlreadyExists, NotFound
 from vitrail.rpc.slots import slot_of
 from vitrail.server.database import Database
 from vitrail.server.schema import Schema, SchemaError
-from vitrail.server.tables import catalog, collections, commits, records
+from vitrail.server.tables import catalog, collections, commits, layout, records
 from vitrail.v1.collection_pb2 import Collection
 from vitrail.v1.log_pb2 import Cursor
 from vitrail.v1.types_pb2 import Value
@@ -128,6 +128,17 @@ class Store:
             seq = connection.execute(sa.select(catalog.c.seq)).scalar_one()
             rows = connection.execute(sa.select(collections.c.uid, collections.c.definition).order_by("uid"))
             return seq, [_collection(uid, definition) for uid, definition in rows]
+
+    def wanted_shards(self) -> int:
+        """How many shards are to serve; 0 where nobody said."""
+        with self._database.transaction() as connection:
+            return int(connection.execute(sa.select(layout.c.shards)).scalar_one())
+
+    def want_shards(self, shards: int) -> None:
+        """Have another number of shards serve."""
+        with self._database.transaction() as connection:
+            _bump_catalog(connection)
+            connection.execute(layout.update().values(shards=shards))
 
     def create_collection(self, collection: Collection) -> Collection:
         """Create a collection and give it its uid.

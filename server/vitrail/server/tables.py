@@ -15,6 +15,7 @@ collections = sa.Table(
     sa.Column("records", sa.BigInteger, nullable=False, default=0),
 )
 catalog = sa.Table("catalog", metadata, sa.Column("seq", sa.BigInteger, nullable=False))
+layout = sa.Table("layout", metadata, sa.Column("shards", sa.Integer, nullable=False))  # 0 where nobody said
 commits = sa.Table(
     "commits",
     metadata,

@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import random
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -29,7 +29,8 @@ PROBE_SECONDS = 0.25
 PROBE_TIMEOUT = 1.0
 # A replica with so many batches overdue is not asked again until a probe answers.
 MAX_OVERDUE = 2
-NEVER_HEARD, NO_REPLICA = "not yet heard of", "no process has this place"
+NEVER_HEARD, CATCHING_UP = "not yet heard of", "still catching up with the log"
+NO_REPLICA = "no process has this place"
 
 
 @dataclass(slots=True, eq=False)
@@ -55,6 +56,11 @@ class Replica:
         self.stub = ShardServiceStub(self.channel)
 
     @property
+    def metrics_address(self) -> str:
+        """Where its metrics are, as HOST:PORT; empty where it was never heard."""
+        return f"{self.address.rpartition(':')[0]}:{self.status.metrics_port}" if self.status else ""
+
+    @property
     def place(self) -> tuple[int, int] | None:
         """Which shard it says that it is, and of how many; None where it never did, or there is no such place."""
         if self.status is None or not 0 <= self.status.shard < self.status.shards:
@@ -71,7 +77,7 @@ class Replica:
         self.status = status
         self.records = {partition.collection_uid: partition.records for partition in status.partitions}
         self.applied = {partition.collection_uid: partition.applied.seq for partition in status.partitions}
-        self.failure = "" if status.ready else "still catching up with the log"
+        self.failure = "" if status.ready else CATCHING_UP
         self.overdue = 0
 
     @property
@@ -120,27 +126,41 @@ class Shard:
 class Topology:
     """All processes, and the layout that serves. `run` asks each for its status, again and again."""
 
-    def __init__(self, addresses: Sequence[str]) -> None:
+    def __init__(self, addresses: Sequence[str], wanted: Callable[[], int] = lambda: 0) -> None:
+        """Nothing is asked yet.
+
+        Args:
+            addresses: Of all processes, in any order.
+            wanted: Tells how many shards are to serve; 0 where nobody said.
+        """
+        self._wanted = wanted
         self.replicas = [
             Replica(address, grpc.aio.insecure_channel(address, options=CLIENT_OPTIONS)) for address in addresses
         ]
         self.shards: list[Shard] = []
         """Of the layout that serves, in the order of their index; none until a process was heard."""
         self._places: list[tuple[int, int] | None] = []
-        self._all_ready = asyncio.Event()
+        self._is_whole = asyncio.Event()
 
     def in_order(self) -> list[Replica]:
-        """All processes: by layout, then by shard; those never heard of at the end."""
-        return sorted(self.replicas, key=lambda each: (each.place is None, (each.place or (0, 0))[::-1]))
+        """The processes by layout, then by shard; but for those of a layout that does not serve, and that are gone."""
+        there = [
+            each
+            for each in self.replicas
+            if each.failure in ("", CATCHING_UP)
+            or each.place is None
+            or each.place[1] in (len(self.shards), self._wanted())
+        ]
+        return sorted(there, key=lambda each: (each.place is None, (each.place or (0, 0))[::-1]))
 
     async def run(self) -> None:
         """Probe all processes until cancelled."""
         await asyncio.gather(*(self._probe_for_ever(replica) for replica in self.replicas))
 
     async def wait_ready(self, seconds: float) -> None:
-        """Wait until every process has caught up with the log, but not for ever: one may be dead."""
+        """Wait until there is a layout with all of its shards at hand, but not for ever: one may be dead."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._all_ready.wait(), seconds)
+            await asyncio.wait_for(self._is_whole.wait(), seconds)
 
     async def probe_all(self) -> None:
         """Ask every process for its status now."""
@@ -172,17 +192,25 @@ class Topology:
             await asyncio.sleep(PROBE_SECONDS)
 
     def _arrange(self) -> None:
-        """Choose the layout with the most of its shards at hand; the one that serves, where there are as good ones."""
-        if all(replica.is_ready for replica in self.replicas):
-            self._all_ready.set()
+        """Choose the layout with the most of its shards at hand.
+
+        Where several are as good it is the one that is wanted, or else the one that serves.
+        """
         places = [replica.place for replica in self.replicas]
         at_hand = Counter[int]()
         for _, count in {
             place for place, each in zip(places, self.replicas, strict=True) if place and not each.failure
         }:
             at_hand[count] += 1
+        if any(shards == count for count, shards in at_hand.items()):
+            self._is_whole.set()
         serving = len(self.shards)
-        best = max(at_hand, key=lambda count: (at_hand[count] / count, count == serving), default=serving)
+        wanted = self._wanted()
+        best = max(
+            at_hand,
+            key=lambda count: (at_hand[count] / count, count == wanted, count == serving),
+            default=serving,
+        )
         if best == serving and places == self._places:
             return
         self._places = places

@@ -28,6 +28,7 @@ from vitrail.shard.index import (
     Rows,
     Trained,
     choose_recipe,
+    to_float32,
     training_rows,
     use_one_thread,
 )
@@ -185,7 +186,7 @@ def train(vectors: Vectors, live: Rows, recipe: Recipe, metric: Metric, share: f
     """
     random = np.random.default_rng(SEED)
     sample = np.sort(random.choice(live, min(len(live), training_rows(recipe)), replace=False))
-    index = Trained.train(vectors[sample].astype(np.float32), recipe, metric)
+    index = Trained.train(to_float32(vectors[sample]), recipe, metric)
     add(index, vectors, live)
     asked = np.sort(random.choice(live, min(len(live), SAMPLES), replace=False))
     return index, measure(index, vectors, live, asked, share)
@@ -195,7 +196,7 @@ def add(index: Trained, vectors: Vectors, live: Rows) -> None:
     """Add rows to an index, slice by slice."""
     for start in range(0, len(live), ADD_SLICE):
         rows = live[start : start + ADD_SLICE]
-        index.add(vectors[rows].astype(np.float32), rows)
+        index.add(to_float32(vectors[rows]), rows)
 
 
 def measure(index: Trained, vectors: Vectors, live: Rows, asked: Rows, share: float) -> Curve:
@@ -204,7 +205,7 @@ def measure(index: Trained, vectors: Vectors, live: Rows, asked: Rows, share: fl
     chosen = np.zeros(-(-len(vectors) // 8) * 8, bool)
     chosen[live] = True
     main = Reranked(index, flat, pack(chosen))
-    queries = vectors[asked].astype(np.float32)
+    queries = to_float32(vectors[asked])
     nprobes = grid(index.recipe.lists)
     found = np.zeros((len(asked), len(nprobes), len(FACTORS)), np.float32)
     for place, best in enumerate(best_rows(vectors, live, asked, queries, index.metric)):
@@ -227,7 +228,7 @@ def best_rows(vectors: Vectors, live: Rows, asked: Rows, queries: Floats, metric
     best = np.full((len(asked), K), -1, np.int64)
     for start in range(0, len(live), TRUTH_SLICE):
         rows = live[start : start + TRUTH_SLICE]
-        others = vectors[rows].astype(np.float32)
+        others = to_float32(vectors[rows])
         products = queries @ others.T
         if metric == "euclidean":  # minus the squared distance, but for what is the same for all rows
             products = 2 * products - np.einsum("nd,nd->n", others, others)

@@ -27,7 +27,7 @@ from vitrail.shard import manifest
 from vitrail.shard.bitmap import changed, count, rows_of
 from vitrail.shard.documents import Document, IdMap
 from vitrail.shard.files import Mismatch, hash_file, sync, verify, write_durably
-from vitrail.shard.index import Bits, Floats, Metric, Setting, Trained
+from vitrail.shard.index import Bits, Floats, Metric, Setting, Trained, to_float32
 from vitrail.shard.manifest import TableFiles, TrainedFile
 from vitrail.shard.recall import DEFAULT_TARGET, Curve, K, Observed, found_on_grid
 from vitrail.shard.table import Table, Vectors
@@ -44,9 +44,10 @@ METRICS: dict[int, Metric] = {
 }
 # Half precision is faithful to unit vectors of so many dimensions; in fewer, neighbours may lie closer than it tells.
 HALF_PRECISION_FROM = 64
-FOLD_SLICE = 256
+# Shorter ones cost a third more a row, longer ones would let searches wait for more than some ten milliseconds.
+FOLD_SLICE = 512
 # A tail shorter than this costs a search less than a fold would.
-FOLD_AT = 256
+FOLD_AT = 512
 QUIET_SECONDS = 1.0
 # The trained index is written again once it holds this many rows, or this share, more than its file.
 REWRITE_ROWS, REWRITE_SHARE = 50_000, 0.25
@@ -294,7 +295,7 @@ class Partition:
         end = min(view.folded + FOLD_SLICE, view.rows // 8 * 8)
         rows = view.folded + rows_of(view.live[view.folded // 8 : end // 8])
         if len(rows):
-            view.trained.add(view.table.vectors[rows].astype(np.float32), rows)
+            view.trained.add(to_float32(view.table.vectors[rows]), rows)
         self._show(view.live, view.records, end, view.trained)
 
     def snapshot(self) -> Snapshot:
@@ -498,14 +499,25 @@ class Partition:
 
     def _stored(self, rows: Sequence[Row]) -> Vectors:
         """The vectors of rows as they are kept: [n, d] of `dtype`, of length 1 for cosine."""
-        half = 2 * self.dimension
-        vectors = np.empty((len(rows), self.dimension), np.float32)
-        for vector, row in zip(vectors, rows, strict=True):
-            vector[:] = np.frombuffer(row.vector, "<f2" if len(row.vector) == half else "<f4")
-        if self.metric == "cosine":
-            vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.finfo(np.float32).tiny)
-        stored: Vectors = vectors.astype(self.dtype)
+        vectors = self._given(rows)
+        if (
+            self.metric == "cosine" and not vectors.dtype == self.dtype == np.float16
+        ):  # what is stored so is of length 1
+            vectors = vectors.astype(np.float32)
+            lengths = np.sqrt(np.einsum("nd,nd->n", vectors, vectors))
+            vectors /= np.maximum(lengths, np.finfo(np.float32).tiny)[:, np.newaxis]
+        stored: Vectors = vectors.astype(self.dtype, copy=False)
         return stored
+
+    def _given(self, rows: Sequence[Row]) -> Vectors:
+        """The vectors of rows as the log has them, [n, d]: in half precision where all are."""
+        sizes = {len(row.vector) for row in rows}
+        half = 2 * self.dimension
+        if len(sizes) > 1:
+            given = (np.frombuffer(row.vector, "<f2" if len(row.vector) == half else "<f4") for row in rows)
+            return np.stack([vector.astype(np.float32) for vector in given])
+        kind = "<f2" if sizes == {half} else "<f4"
+        return np.frombuffer(b"".join(row.vector for row in rows), kind).reshape(-1, self.dimension)
 
     def _tidy_up(self) -> None:
         """Remove what a step left behind that failed: on a full disk it takes the room that the next one needs."""
