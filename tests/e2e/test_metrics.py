@@ -28,7 +28,8 @@ def test_each_process_serves_its_metrics(client: Client, name: str, cluster: Run
     assert coordinator['vitrail_step_seconds_count{step="fanout"}'] >= 1
     assert coordinator['vitrail_batch_size_items_count{queue="search"}'] >= 1
     assert coordinator["vitrail_log_followers"] == 2
-    assert coordinator['vitrail_shard_reachable{shard="1"}'] == 1
+    for partition in stats.partitions:
+        assert coordinator[f'vitrail_replica_reachable{{address="{partition.address}"}}'] == 1
     assert coordinator["vitrail_embedder_loaded"] in (0, 1)
 
     def records_and_seqs() -> tuple[float, set[float]]:

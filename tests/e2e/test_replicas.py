@@ -1,5 +1,6 @@
 """Replicas and several coordinators, as real processes."""
 
+import json
 import signal
 import socket
 import subprocess
@@ -155,6 +156,9 @@ def test_another_number_of_shards_takes_over(start: Start, tmp_path: Path) -> No
                 (index, count, "", 0) for index in range(count)
             ]
             assert sum(process.records for process in shards.processes) == RECORDS
+            assert f"{count} shards serve\n" in vitrail("shards", "--address", running.address)
+            said = json.loads(vitrail("shards", "--set", "7", "--json", "--address", running.address))
+            assert (said["serving"], said["wanted"], len(said["processes"])) == (count, 7, count)
         running.stop()
 
 
@@ -182,6 +186,12 @@ def test_a_store_that_is_away(start: Start) -> None:
             searching.stop()
             assert not searching.faults
             assert all(client.get("c", name).id == name for name in acknowledged)
+
+
+def vitrail(*words: str) -> str:
+    """What a command prints."""
+    command = [sys.executable, "-m", "vitrail.cli.main", *words]
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
 
 
 def serve(client: Client, count: int) -> bool:

@@ -10,6 +10,7 @@ from collections import deque
 
 import grpc
 
+from vitrail.rpc.deadline import Deadline
 from vitrail.server import metrics
 from vitrail.server.topology import Replica, Shard
 from vitrail.v1.shard_pb2 import SearchBatchRequest, SearchBatchResponse
@@ -55,7 +56,7 @@ class Question:
         self.replica: Replica | None = None
         """Whose answer it was."""
         self._request = request
-        self._timeout = timeout
+        self._deadline = Deadline.after(timeout)
         self._budget = budget
         self._asked: list[Replica] = []
         self._calls: dict[asyncio.Task[SearchBatchResponse], Replica] = {}
@@ -92,9 +93,10 @@ class Question:
                     return call.result()
                 if not isinstance(error, grpc.aio.AioRpcError):
                     raise error
-                if spare is not None:
+                another = spare or self.shard.pick(but=self._asked, overdue=True)
+                if another is not None:
                     metrics.FAILOVERS.inc()
-                    self._ask(spare)
+                    self._ask(another)
                 elif not self._calls:
                     raise error
         finally:
@@ -111,7 +113,7 @@ class Question:
         assert replica is not None  # a shard is asked only where one can be
         self._asked.append(replica)
         replica.outstanding += 1
-        call = asyncio.ensure_future(_call(replica, self._request, self._timeout))
+        call = asyncio.ensure_future(_call(replica, self._request, self._deadline.remaining))
         call.add_done_callback(lambda _: self._ended(replica))
         self._calls[call] = replica
 
