@@ -7,6 +7,7 @@ Scale, CACM 56(2), 2013, "hedged requests"). A token bucket bounds them, so that
 import asyncio
 import time
 from collections import deque
+from functools import partial
 
 import grpc
 
@@ -114,12 +115,12 @@ class Question:
         self._asked.append(replica)
         replica.outstanding += 1
         call = asyncio.ensure_future(_call(replica, self._request, self._deadline.remaining))
-        call.add_done_callback(lambda _: self._ended(replica))
+        call.add_done_callback(partial(self._ended, replica))
         self._calls[call] = replica
 
-    def _ended(self, replica: Replica) -> None:
+    def _ended(self, replica: Replica, call: asyncio.Task[SearchBatchResponse]) -> None:
         replica.outstanding -= 1
-        if self._is_left_behind:
+        if self._is_left_behind and not call.cancelled() and call.exception() is None:  # late, but it did answer
             replica.overdue = max(0, replica.overdue - 1)
 
     def _won(self, winner: Replica, seconds: float) -> None:
