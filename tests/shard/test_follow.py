@@ -19,7 +19,6 @@ from vitrail.server.database import Database
 from vitrail.server.journal import Journal
 from vitrail.server.log import LogService
 from vitrail.server.store import NewRecord, Store, Write
-from vitrail.shard.files import AppendFile
 from vitrail.shard.follow import Follower
 from vitrail.shard.life import Life
 from vitrail.shard.partition import Partition
@@ -217,16 +216,3 @@ async def test_a_partition_that_is_dropped_while_it_is_verified(world: World, mo
     assert not list(shard.partitions)
     assert not (shard.directory / "1").exists()
     await shard.stop()
-
-
-def test_a_file_is_closed_once(tmp_path: Path) -> None:
-    """Closing twice must not cut another file that got the same descriptor meanwhile."""
-    one = AppendFile(tmp_path / "one")
-    one.append(b"1234")
-    one.close()
-    other = AppendFile(tmp_path / "other")
-    other.append(b"12345678")
-    one.close()
-    other.sync()
-    assert other.described().size == 8
-    assert other.path.read_bytes()[:8] == b"12345678"

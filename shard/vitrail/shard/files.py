@@ -153,9 +153,10 @@ class AppendFile:
         self._map(capacity)
 
     def _map(self, size: int) -> None:
-        self._mapped: NDArray[np.uint8] = np.zeros(0, np.uint8)
+        mapped: NDArray[np.uint8] = np.zeros(0, np.uint8)
         if size:
-            self._mapped = np.memmap(self.path, np.uint8, "r", shape=(size,)).view(np.ndarray)
+            mapped = np.memmap(self.path, np.uint8, "r", shape=(size,)).view(np.ndarray)
+        self._mapped = mapped  # at once, whole: others are reading
 
 
 @contextlib.contextmanager
