@@ -1,8 +1,7 @@
-import contextlib
-
 """`vitrail bench`: its arithmetic, and a small run against a real cluster."""
 
 import asyncio
+import contextlib
 import json
 import signal
 import subprocess
