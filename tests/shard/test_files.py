@@ -22,7 +22,8 @@ def test_a_reader_sees_all_that_was_written_while_the_mapping_grows(tmp_path: Pa
     """At any moment: searches go on while rows come in."""
     piece = b"x" * (MIN_CAPACITY // 4)
     for number in range(10):
-        file, known, reads, short = AppendFile(tmp_path / str(number)), [0], [0], []
+        file, known, reads = AppendFile(tmp_path / str(number)), [0], [0]
+        short: list[int] = []
 
         def read(
             file: AppendFile = file, known: list[int] = known, reads: list[int] = reads, short: list[int] = short
