@@ -4,7 +4,6 @@ On both databases, PostgreSQL from a package: `python -m tests.bench.store`.
 """
 
 import argparse
-import contextlib
 import threading
 import time
 from collections.abc import Iterator
@@ -37,7 +36,8 @@ def main() -> None:
     table = Table(
         "batches of 1,000 vectors, 1,280 dimensions", "rows/s", "ratio", "found after ms: p50", "p99", "records"
     )
-    with _directory() as directory, running_postgres() as postgres:
+    with TemporaryDirectory() as temporary, running_postgres() as postgres:
+        directory = Path(temporary)
         places = {
             "SQLite": (str(directory / "alone"), str(directory / "served")),
             "PostgreSQL": (postgres.new_database(), postgres.new_database()),
@@ -56,12 +56,6 @@ def main() -> None:
                 f"{len(seconds)}",
             )
     Console().print(table)
-
-
-@contextlib.contextmanager
-def _directory() -> Iterator[Path]:
-    with TemporaryDirectory() as name:
-        yield Path(name)
 
 
 def alone_rate(location: str, vectors: NDArray[np.float32]) -> float:

@@ -49,7 +49,7 @@ class Searching:
         self._thread.join()
 
     def _run(self, address: str, vectors: np.ndarray[tuple[int, int], np.dtype[np.float32]]) -> None:
-        with Client(address, timeout=5) as client:
+        with Client(address, timeout=5, retries=0) as client:  # what it sees is what the server says
             while not self._ended.is_set():
                 number = self.total % len(vectors)
                 try:

@@ -3,38 +3,17 @@
 import contextlib
 from collections.abc import AsyncIterator
 
-import numpy as np
-
-from tests.server.fakes import FakeShard, in_time, running, sample, serving
+from tests.server.fakes import FakeShard, running, sample, serving
+from tests.server.test_fanout import Searching
 from vitrail.rpc.deadline import Deadline
-from vitrail.server.fanout import Answer, Fanout, Parameters
+from vitrail.server.fanout import Answer
 from vitrail.server.hedging import BURST, SHARE, Budget
-from vitrail.server.topology import Topology
-
-PARAMETERS = Parameters(
-    collection_uid=1, space="s", top_k=3, nprobe=0, rerank_factor=0.0, exact=False, attributes=False
-)  # fmt: skip
-QUERY = np.array([[0, 1]], np.float32)
-
-
-class Searching:
-    def __init__(self, *shards: FakeShard) -> None:
-        self.topology = Topology([shard.address for shard in shards])
-        self.fanout = Fanout(self.topology, batch=64, capacity=64)
-
-    async def search(self, deadline: Deadline | None = None) -> Answer:
-        return await self.fanout.search(PARAMETERS, QUERY, deadline or in_time())
-
-    async def warm_up(self) -> None:
-        """Search until it has been seen that answers take milliseconds."""
-        for _ in range(40):
-            await self.search()
 
 
 @contextlib.asynccontextmanager
 async def searching(*shards: FakeShard) -> AsyncIterator[Searching]:
     async with serving(*shards):
-        here = Searching(*shards)
+        here = Searching(shards)
         await here.topology.probe_all()
         async with running(here.fanout.batcher):
             try:
@@ -70,7 +49,7 @@ async def test_a_replica_that_died_is_replaced_within_the_call() -> None:
     alive, dead = replica(), replica()
     async with serving(alive):
         async with serving(dead):
-            here = Searching(dead, alive)
+            here = Searching([dead, alive])
             await here.topology.probe_all()
         failovers = sample("vitrail_failovers_total")
         async with running(here.fanout.batcher):
@@ -90,7 +69,7 @@ async def test_a_replica_that_stopped_is_hedged_and_then_left_out() -> None:
         hedges = sample("vitrail_hedges_total")
         shards[0].stop()
         before = [len(shard.requests) for shard in shards]
-        answers = [await here.search(Deadline.after(2)) for _ in range(20)]
+        answers = [await here.search(deadline=Deadline.after(2)) for _ in range(20)]
         assert all(map(is_whole, answers))
         assert max(answer.timings.fanout for answer in answers) < 1
         asked = len(shards[0].requests) - before[0]
@@ -116,6 +95,14 @@ async def test_one_that_still_catches_up_is_not_asked() -> None:
             each.overdue = 2 * (each.address == old.address)
         assert is_whole(await here.search())  # better than nothing
         assert len(young.requests) == 1
+
+
+async def test_while_all_catch_up_they_are_searched() -> None:
+    """At a cold start there is nothing better, and shards that were heard are a layout."""
+    shards = [FakeShard(index, 2, ready=False, records={f"r{index}": [0.0, 1.0]}) for index in range(2)]
+    async with searching(*shards) as here:
+        answer = await here.search()
+    assert (answer.coverage.shards_total, len(answer.hits[0])) == (2, 2)
 
 
 async def test_the_layout_with_more_of_its_shards_serves() -> None:

@@ -20,7 +20,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from vitrail.rpc.process import child_environment
 from vitrail.rpc.server import wait_for_signal
-from vitrail.v1.cluster_pb2 import GetShardsRequest, SetShardsRequest
+from vitrail.v1.cluster_pb2 import GetShardsRequest, GetShardsResponse, SetShardsRequest
 from vitrail.v1.cluster_pb2_grpc import ClusterServiceStub
 
 START_SECONDS = 300.0
@@ -126,11 +126,12 @@ class Cluster:
         """Have this number of shards serve; once they do, end those of before and delete what they held."""
         async with grpc.aio.insecure_channel(self._coordinator.address) as channel:
             cluster = ClusterServiceStub(channel)
-            serving = 0
-            while serving != self._count:
+            places = GetShardsResponse()
+            while (places.wanted, places.serving) != (self._count, self._count):
                 with contextlib.suppress(grpc.aio.AioRpcError):  # the store may be away; asked again
-                    await cluster.SetShards(SetShardsRequest(shards=self._count), timeout=CALL_SECONDS)
-                    serving = (await cluster.GetShards(GetShardsRequest(), timeout=CALL_SECONDS)).serving
+                    if places.wanted != self._count:
+                        await cluster.SetShards(SetShardsRequest(shards=self._count), timeout=CALL_SECONDS)
+                    places = await cluster.GetShards(GetShardsRequest(), timeout=CALL_SECONDS)
                 await asyncio.sleep(HAND_OVER_SECONDS)
         if not self._old_shards:
             return

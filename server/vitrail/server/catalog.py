@@ -16,7 +16,7 @@ class Catalog:
         """How many shards are to serve; 0 where nobody said."""
         self._by_name: dict[str, Collection] = {}
 
-    def replace(self, seq: int, collections: Iterable[Collection], wanted_shards: int = 0) -> None:
+    def replace(self, seq: int, collections: Iterable[Collection], wanted_shards: int) -> None:
         self.seq = seq
         self.wanted_shards = wanted_shards
         self._by_name = {collection.name: collection for collection in collections}

@@ -17,9 +17,10 @@ from alembic.util import CommandError
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
-from vitrail.rpc.errors import Unavailable, VitrailError
+from vitrail.rpc.errors import Unavailable
 
 POSTGRESQL = ("postgresql://", "postgres://")
+INSERTS: dict[str, Any] = {"postgresql": postgresql.insert, "sqlite": sqlite.insert}
 POOL = 8
 CONNECT_SECONDS = 5
 # Coordinators that start together create the tables together; all but one then find them there.
@@ -32,7 +33,6 @@ class Database:
 
     Attributes:
         is_shared: Whether other processes may write to it.
-        insert: The dialect's own INSERT, which can replace what is there.
     """
 
     def __init__(self, location: str) -> None:
@@ -47,14 +47,13 @@ class Database:
             Unavailable: It cannot be reached, is no database, or was written by a newer version.
         """
         self.is_shared = location.startswith(POSTGRESQL)
-        self.insert: Any = postgresql.insert if self.is_shared else sqlite.insert
         self._lock: IO[str] | None = None
-        self._engine = _postgresql(location) if self.is_shared else self._sqlite(Path(location))
-        # What a page of the log holds must be one snapshot. SQLite has no other transactions.
-        self._snapshots = self._engine.execution_options(isolation_level="REPEATABLE READ") if self.is_shared else None
+        self._engine = self._snapshots = _postgresql(location) if self.is_shared else self._sqlite(Path(location))
+        if self.is_shared:  # SQLite has no other transactions
+            self._snapshots = self._engine.execution_options(isolation_level="REPEATABLE READ")
         try:
             self._migrate()
-        except (VitrailError, OSError):
+        except BaseException:
             self.close()
             raise
 
@@ -71,7 +70,7 @@ class Database:
     @contextlib.contextmanager
     def snapshot(self) -> Iterator[sa.Connection]:
         """A transaction that reads one moment, however many statements it takes."""
-        with _translated(), (self._snapshots or self._engine).begin() as connection:
+        with _translated(), self._snapshots.begin() as connection:
             yield connection
 
     def close(self) -> None:
@@ -101,6 +100,11 @@ class Database:
             except Unavailable as error:
                 if not left or not isinstance(error.__cause__, sa.exc.IntegrityError | sa.exc.ProgrammingError):
                     raise
+
+
+def insert(connection: sa.Connection, table: sa.Table) -> Any:
+    """The dialect's own INSERT, which can replace what is there."""
+    return INSERTS[connection.dialect.name](table)
 
 
 def _postgresql(url: str) -> sa.Engine:

@@ -70,7 +70,7 @@ class Journal:
     async def watch(self) -> None:
         """Tell the news of what other coordinators write, until cancelled."""
         known = None
-        while self.store.is_shared:
+        while True:
             try:
                 heads = await self.read(self.store.heads)
                 if heads.catalog_seq != self.catalog.seq:
@@ -81,7 +81,6 @@ class Journal:
             except Unavailable as error:
                 log.warning("cannot look for news", why=str(error))
             await asyncio.sleep(POLL_SECONDS)
-        await asyncio.Event().wait()  # nobody else writes
 
     def close(self) -> None:
         self._writer.shutdown()

@@ -130,14 +130,9 @@ async def _parts(
         (add_LogServiceServicer_to_server, LogService(journal), log_pb2, "Log"),
     ):
         server.add(register, servicer, module.DESCRIPTOR.services_by_name[f"{name}Service"].full_name)
-    work = (
-        topology.run(),
-        fanout.batcher.run(),
-        pipeline.batcher.run(),
-        journal.batcher.run(),
-        journal.watch(),
-        _report(journal),
-    )
+    work = [topology.run(), fanout.batcher.run(), pipeline.batcher.run(), journal.batcher.run(), _report(journal)]
+    if journal.store.is_shared:
+        work.append(journal.watch())
     tasks = [asyncio.create_task(each) for each in work]
     try:
         yield server, journal, topology, tasks

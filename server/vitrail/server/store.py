@@ -24,7 +24,7 @@ import sqlalchemy as sa
 
 from vitrail.rpc.errors import AlreadyExists, NotFound
 from vitrail.rpc.slots import slot_of
-from vitrail.server.database import Database
+from vitrail.server.database import Database, insert
 from vitrail.server.schema import Schema, SchemaError
 from vitrail.server.tables import catalog, collections, commits, layout, records
 from vitrail.v1.collection_pb2 import Collection
@@ -189,7 +189,7 @@ class Store:
         """
         with self._database.transaction() as connection:
             _lock(connection, [write.collection_uid for write in writes])
-            return [_write(connection, self._database.insert, write) for write in writes]
+            return [_write(connection, write) for write in writes]
 
     # Reading records.
 
@@ -253,7 +253,7 @@ def _lock(connection: sa.Connection, uids: Sequence[int]) -> None:
     connection.execute(query.with_for_update())
 
 
-def _write(connection: sa.Connection, insert: Any, write: Write) -> Written | NotFound:
+def _write(connection: sa.Connection, write: Write) -> Written | NotFound:
     uid = write.collection_uid
     collection = _find(connection, uid)
     if collection is None:
@@ -279,8 +279,7 @@ def _write(connection: sa.Connection, insert: Any, write: Write) -> Written | No
         .returning(collections.c.seq)
     ).scalar_one()
     connection.execute(commits.insert().values(collection_uid=uid, seq=written.seq, mark=mark))
-    first = written.seq - len(upserts) - len(deletes) + 1
-    _put(connection, insert, uid, list(upserts.values()), deletes, first)
+    _put(connection, uid, list(upserts.values()), deletes, first=written.seq - len(upserts) - len(deletes) + 1)
     return written
 
 
@@ -311,14 +310,7 @@ def _onto(earlier: NewRecord, later: NewRecord) -> NewRecord:
     return NewRecord(later.id, later.attributes, later.uri, earlier.vector, earlier.content_hash, earlier.thumbnail)
 
 
-def _put(
-    connection: sa.Connection,
-    insert: Any,
-    uid: int,
-    upserts: Sequence[NewRecord],
-    deletes: Sequence[str],
-    first: int,
-) -> None:
+def _put(connection: sa.Connection, uid: int, upserts: Sequence[NewRecord], deletes: Sequence[str], first: int) -> None:
     now = time.time_ns() // 1000
     rows = [_row(uid, record, first + offset, now) for offset, record in enumerate(upserts)]
     whole = [row for row in rows if row["vector"] is not None]
@@ -328,7 +320,7 @@ def _put(
         for offset, record_id in enumerate(deletes)
     ]
     if whole or tombstones:
-        statement = insert(records)
+        statement = insert(connection, records)
         replaced = {column.name: statement.excluded[column.name] for column in records.c if not column.primary_key}
         connection.execute(
             statement.on_conflict_do_update(index_elements=["collection_uid", "id"], set_=replaced),

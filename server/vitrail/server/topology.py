@@ -40,7 +40,7 @@ class Replica:
     address: str
     channel: grpc.aio.Channel
     failure: str = NEVER_HEARD
-    """Why it cannot be asked, or empty."""
+    """Why it did not answer a probe, or is not ready; else empty."""
     status: GetStatusResponse | None = None
     records: dict[int, int] = field(default_factory=dict)
     """Live records by collection uid, as last heard in a status or an answer."""
@@ -81,6 +81,10 @@ class Replica:
         self.overdue = 0
 
     @property
+    def is_overdue(self) -> bool:
+        return self.overdue >= MAX_OVERDUE
+
+    @property
     def is_ready(self) -> bool:
         """Whether it has caught up. That it failed does not count, since asking is how it comes back."""
         return self.status is not None and self.status.ready
@@ -101,7 +105,7 @@ class Shard:
 
     @property
     def can_be_asked(self) -> bool:
-        return self.pick() is not None
+        return any(not replica.is_overdue for replica in self.replicas)
 
     def records(self, uid: int) -> int | None:
         """How many it was last heard to hold of a collection, where it ever was."""
@@ -115,7 +119,7 @@ class Shard:
             but: Not one of these.
             overdue: One that is overdue, too.
         """
-        able = [each for each in self.replicas if each not in but and (overdue or each.overdue < MAX_OVERDUE)]
+        able = [each for each in self.replicas if each not in but and (overdue or not each.is_overdue)]
         return min(
             able,
             key=lambda each: (not each.is_ready, bool(each.failure), each.outstanding, random.random()),
@@ -197,19 +201,14 @@ class Topology:
         Where several are as good it is the one that is wanted, or else the one that serves.
         """
         places = [replica.place for replica in self.replicas]
-        at_hand = Counter[int]()
-        for _, count in {
-            place for place, each in zip(places, self.replicas, strict=True) if place and not each.failure
-        }:
-            at_hand[count] += 1
-        if any(shards == count for count, shards in at_hand.items()):
+        layouts = {place[1] for place in places if place}
+        there = {replica.place for replica in self.replicas if replica.place and not replica.failure}
+        at_hand = Counter(count for _, count in there)
+        if any(at_hand[count] == count for count in layouts):
             self._is_whole.set()
-        serving = len(self.shards)
-        wanted = self._wanted()
+        serving, wanted = len(self.shards), self._wanted()
         best = max(
-            at_hand,
-            key=lambda count: (at_hand[count] / count, count == wanted, count == serving),
-            default=serving,
+            layouts, key=lambda count: (at_hand[count] / count, count == wanted, count == serving), default=serving
         )
         if best == serving and places == self._places:
             return
