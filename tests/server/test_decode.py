@@ -29,7 +29,7 @@ from tests.server.images import (
     webp_of_size,
 )
 from vitrail.rpc.errors import InvalidArgument
-from vitrail.server.decode import MAX_PARTS, PILLOW_PIXELS, ImageLimits, decode, thumbnail
+from vitrail.server.decode import MAX_PARTS, PILLOW_PIXELS, ImageLimits, check_jpeg, decode, thumbnail
 
 LIMITS = ImageLimits()
 PICTURE = picture()
@@ -267,3 +267,29 @@ def test_thumbnail_fits(size: tuple[int, int], expected: tuple[int, int]) -> Non
     assert small.size == expected
     assert image.size == size
     assert np.abs(np.asarray(small).mean() - np.asarray(image).mean()) < 5
+
+
+def test_a_jpeg_within_limits_passes_by_its_headers_alone() -> None:
+    """Its pixels are not looked at: cut off behind the headers it passes all the same."""
+    data = jpeg(PICTURE)
+    check_jpeg(data, ImageLimits(bytes=len(data), side=max(PICTURE.size)), field="thumbnail")
+    check_jpeg(data[:-100], LIMITS, field="thumbnail")
+
+
+@pytest.mark.parametrize(
+    ("data", "limits", "why"),
+    [
+        pytest.param(b"", LIMITS, "empty", id="empty"),
+        pytest.param(encode(PICTURE, "PNG"), LIMITS, "PNG, not JPEG", id="png"),
+        pytest.param(b"junk", LIMITS, "not an image", id="junk"),
+        pytest.param(jpeg(PICTURE)[:40], LIMITS, "damaged", id="cut off in its headers"),
+        pytest.param(b"\xff\xd8\xff" + bytes(100), LIMITS, "damaged", id="magic alone"),
+        pytest.param(jpeg(PICTURE), ImageLimits(bytes=100), "bytes exceed", id="bytes"),
+        pytest.param(jpeg_of_size(513, 1), ImageLimits(side=512), "513 × 1", id="side"),
+        pytest.param(jpeg_of_size(300, 300), ImageLimits(pixels=1000), "300 × 300", id="pixels"),
+    ],
+)
+def test_what_is_no_jpeg_within_limits_is_refused(data: bytes, limits: ImageLimits, why: str) -> None:
+    with pytest.raises(InvalidArgument, match=why) as caught:
+        check_jpeg(data, limits, field="thumbnail")
+    assert caught.value.field == "thumbnail"

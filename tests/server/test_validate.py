@@ -4,10 +4,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.server.images import jpeg, jpeg_of_size, picture
 from vitrail.rpc.errors import EmbeddingSpaceMismatch, InvalidArgument, VitrailError
 from vitrail.server import validate
 from vitrail.v1.collection_pb2 import Collection, IndexOptions
 from vitrail.v1.filter_pb2 import Filter
+from vitrail.v1.record_pb2 import RecordInput
 from vitrail.v1.search_pb2 import SearchParameters, SearchRequest
 from vitrail.v1.types_pb2 import AttributeType, Metric, Value, Vector, VectorArray
 
@@ -22,6 +24,12 @@ def search(**parameters: float) -> SearchRequest:
 def vector(*values: float, **fields: object) -> Vector:
     return Vector(values=values, **fields)  # type: ignore[arg-type]  # whatever the table has
 
+
+def origin(*, has_vector: bool = True, **fields: bytes) -> None:
+    validate.origin(RecordInput(**fields), has_vector=has_vector)  # type: ignore[arg-type]  # bytes, all of them
+
+
+THUMBNAIL = jpeg(picture())
 
 WRONG: dict[str, tuple[Callable[[], object], type[VitrailError], str]] = {
     "no vector": (lambda: validate.vector(Vector(), COSINE, "v"), InvalidArgument, "v"),
@@ -86,6 +94,24 @@ WRONG: dict[str, tuple[Callable[[], object], type[VitrailError], str]] = {
         lambda: validate.attributes({"a": Value(string_value="x" * 70_000)}, "attributes"),
         InvalidArgument,
         "attributes",
+    ),
+    "a hash of 31 bytes": (lambda: origin(content_hash=bytes(31)), InvalidArgument, "content_hash"),
+    "a hash without a vector": (
+        lambda: origin(has_vector=False, content_hash=bytes(32)),
+        InvalidArgument,
+        "content_hash",
+    ),
+    "a thumbnail without a vector": (
+        lambda: origin(has_vector=False, thumbnail=THUMBNAIL),
+        InvalidArgument,
+        "thumbnail",
+    ),
+    "a thumbnail that is no JPEG": (lambda: origin(thumbnail=b"junk"), InvalidArgument, "thumbnail"),
+    "a thumbnail of 513 pixels": (lambda: origin(thumbnail=jpeg_of_size(513, 1)), InvalidArgument, "thumbnail"),
+    "a thumbnail of more than 64 KiB": (
+        lambda: origin(thumbnail=THUMBNAIL + bytes(65_536)),
+        InvalidArgument,
+        "thumbnail",
     ),
     "a name with a slash": (lambda: validate.collection_name("a/b"), InvalidArgument, "name"),
     "4,097 dimensions": (lambda: validate.dimension(4097), InvalidArgument, "dimension"),
@@ -244,6 +270,8 @@ def test_what_is_right_passes() -> None:
     validate.index_options(IndexOptions(**limits, rerank_factor=1), 64)
     validate.index_options(IndexOptions(), 2)
     validate.record_id("x" * 512, "id")
+    origin(content_hash=bytes(32), thumbnail=THUMBNAIL)
+    origin(has_vector=False)
 
 
 @pytest.mark.parametrize("scale", [1e-42, 1e-30, 1e-10, 1.0, 1e10, 1e19, 3e38])

@@ -49,12 +49,20 @@ class RecordInput(google.protobuf.message.Message):
     VECTOR_FIELD_NUMBER: builtins.int
     ATTRIBUTES_FIELD_NUMBER: builtins.int
     URI_FIELD_NUMBER: builtins.int
+    CONTENT_HASH_FIELD_NUMBER: builtins.int
+    THUMBNAIL_FIELD_NUMBER: builtins.int
     id: builtins.str
     """The caller's own, 1 to 512 bytes of UTF-8."""
     image: builtins.bytes
     """An encoded image (JPEG, PNG, WebP, GIF, TIFF, BMP)."""
     uri: builtins.str
     """Where the original is, for people and programs to find it."""
+    content_hash: builtins.bytes
+    """What is known of the image that the vector was made of, for moving records; beside a vector only.
+    Its SHA-256: 32 bytes.
+    """
+    thumbnail: builtins.bytes
+    """A JPEG of at most 64 KiB and 512 pixels a side. Kept whether or not the collection makes its own."""
     @property
     def vector(self) -> vitrail.v1.types_pb2.Vector: ...
     @property
@@ -69,9 +77,11 @@ class RecordInput(google.protobuf.message.Message):
         vector: vitrail.v1.types_pb2.Vector | None = ...,
         attributes: collections.abc.Mapping[builtins.str, vitrail.v1.types_pb2.Value] | None = ...,
         uri: builtins.str = ...,
+        content_hash: builtins.bytes = ...,
+        thumbnail: builtins.bytes = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["content", b"content", "image", b"image", "vector", b"vector"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["attributes", b"attributes", "content", b"content", "id", b"id", "image", b"image", "uri", b"uri", "vector", b"vector"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["attributes", b"attributes", "content", b"content", "content_hash", b"content_hash", "id", b"id", "image", b"image", "thumbnail", b"thumbnail", "uri", b"uri", "vector", b"vector"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["content", b"content"]) -> typing.Literal["image", "vector"] | None: ...
 
 Global___RecordInput: typing_extensions.TypeAlias = RecordInput
@@ -113,9 +123,9 @@ class Record(google.protobuf.message.Message):
     seq: builtins.int
     """Its place in the log."""
     content_hash: builtins.bytes
-    """SHA-256 of the encoded image; empty where a vector was given."""
+    """SHA-256 of the encoded image; empty where a vector was given without it."""
     thumbnail: builtins.bytes
-    """A small JPEG, where the collection keeps them."""
+    """A small JPEG, where the collection keeps them or it was given."""
     @property
     def vector(self) -> vitrail.v1.types_pb2.Vector: ...
     @property

@@ -11,7 +11,8 @@ whole process that warns, by a warning, about images that our own limit lets pas
 import io
 import re
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -90,6 +91,22 @@ def decode(data: bytes, limits: ImageLimits, target: int, *, field: str = "image
         raise InvalidArgument(str(refused), field=field) from refused.__cause__
 
 
+def check_jpeg(data: bytes, limits: ImageLimits, *, field: str) -> None:
+    """Refuse what its headers do not show to be a JPEG within limits; no pixel is decoded.
+
+    Raises:
+        InvalidArgument: As in `decode`, but that pixels may be damaged.
+    """
+    try:
+        kind = _kind(data, limits)
+        if kind.plugin is not JpegImageFile:
+            raise _Refused(f"{kind.name}, not JPEG")
+        with _reading(kind):
+            _open(kind, data, limits)
+    except _Refused as refused:
+        raise InvalidArgument(str(refused), field=field) from refused.__cause__
+
+
 def thumbnail(image: Image.Image, side: int = 160) -> bytes:
     """Encode a copy that fits into side × side pixels as JPEG; a smaller image keeps its size."""
     small = image.copy()
@@ -100,20 +117,37 @@ def thumbnail(image: Image.Image, side: int = 160) -> bytes:
 
 
 def _decode(data: bytes, limits: ImageLimits, target: int) -> Image.Image:
-    if not data:
-        raise _Refused("empty: no bytes")
-    if len(data) > limits.bytes:
-        raise _Refused(f"{len(data):,} bytes exceed the limit of {limits.bytes:,}")
-    kind = _sniff(data)
-    try:
-        bare, exif = kind.guard(data, limits)
-        image = kind.plugin(io.BytesIO(bare))
-        _check_size(image.size, limits)
+    kind = _kind(data, limits)
+    with _reading(kind):
+        image, exif = _open(kind, data, limits)
         if isinstance(image, JpegImageFile):
             image.draft(None, (target * DCT_GAP, target * DCT_GAP))
         image.load()
         exif = exif or image.info.get("exif", b"")
         return _upright(_rgb(image, target), _orientation(exif))
+
+
+def _kind(data: bytes, limits: ImageLimits) -> "_Kind":
+    if not data:
+        raise _Refused("empty: no bytes")
+    if len(data) > limits.bytes:
+        raise _Refused(f"{len(data):,} bytes exceed the limit of {limits.bytes:,}")
+    return _sniff(data)
+
+
+def _open(kind: "_Kind", data: bytes, limits: ImageLimits) -> tuple[ImageFile.ImageFile, bytes]:
+    """An image whose size is within limits and whose pixels are still encoded, and its Exif data."""
+    bare, exif = kind.guard(data, limits)
+    image = kind.plugin(io.BytesIO(bare))
+    _check_size(image.size, limits)
+    return image, exif
+
+
+@contextmanager
+def _reading(kind: "_Kind") -> Iterator[None]:
+    """Whatever goes wrong with the bytes, they are refused."""
+    try:
+        yield
     except _Refused:
         raise
     except Exception as error:

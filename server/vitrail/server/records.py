@@ -4,6 +4,9 @@ import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 from vitrail.rpc import vectors
 from vitrail.rpc.deadline import Deadline
 from vitrail.rpc.errors import InvalidArgument, NotFound, VitrailError
@@ -141,7 +144,7 @@ class RecordService(RecordServiceServicer):
 
         async def prepare(record: RecordInput) -> Outcome:
             try:
-                _check(record)
+                _check(record, has_vector=record.HasField("vector"))
                 async with room:
                     return await self._prepared(record, collection, deadline)
             except ITEM_ERRORS as error:
@@ -160,8 +163,7 @@ class RecordService(RecordServiceServicer):
                 vector, digest = found.vector.astype("<f2").tobytes(), hashlib.sha256(record.image).digest()
                 return NewRecord(record.id, record.attributes, record.uri, vector, digest, found.thumbnail)
             case "vector":
-                given = validate.vector(record.vector, collection, "vector")
-                return NewRecord(record.id, record.attributes, record.uri, vectors.to_bytes(given))
+                return _with_vector(record, validate.vector(record.vector, collection, "vector"))
             case _:
                 return NewRecord(record.id, record.attributes, record.uri)
 
@@ -189,21 +191,27 @@ def _packed(request: UpsertRecordsRequest, collection: Collection) -> list[Outco
     outcomes: list[Outcome] = []
     for record, row, wrong in zip(request.records, rows, validate.unusable(rows, collection), strict=True):
         try:
-            _check(record)
+            _check(record, has_vector=True)
             if record.WhichOneof("content"):
                 raise InvalidArgument("the vectors of all records come packed", field=str(record.WhichOneof("content")))
             if wrong:
                 raise InvalidArgument(wrong, field="vector")
-            outcomes.append(NewRecord(record.id, record.attributes, record.uri, vectors.to_bytes(row)))
+            outcomes.append(_with_vector(record, row))
         except VitrailError as error:
             outcomes.append(error)
     return outcomes
 
 
-def _check(record: RecordInput) -> None:
+def _with_vector(record: RecordInput, vector: NDArray[np.float32]) -> NewRecord:
+    data = vectors.to_bytes(vector)
+    return NewRecord(record.id, record.attributes, record.uri, data, record.content_hash, record.thumbnail)
+
+
+def _check(record: RecordInput, *, has_vector: bool) -> None:
     validate.record_id(record.id, "id")
     validate.uri(record.uri, "uri")
     validate.attributes(record.attributes, "attributes")
+    validate.origin(record, has_vector=has_vector)
 
 
 def _message(record: StoredRecord, collection: Collection) -> Record:

@@ -11,8 +11,10 @@ from vitrail.rpc import vectors
 from vitrail.rpc.attributes import NAMES_OF_TYPES
 from vitrail.rpc.errors import EmbeddingSpaceMismatch, InvalidArgument
 from vitrail.server import filters
+from vitrail.server.decode import ImageLimits, check_jpeg
 from vitrail.server.fanout import Parameters
 from vitrail.v1.collection_pb2 import Collection, IndexOptions
+from vitrail.v1.record_pb2 import RecordInput
 from vitrail.v1.search_pb2 import BatchSearchRequest, SearchRequest
 from vitrail.v1.types_pb2 import Metric, Value, Vector, VectorArray
 
@@ -26,6 +28,9 @@ MAX_ID_BYTES = 512
 MAX_URI_BYTES = 4096
 MAX_ATTRIBUTES = 64
 MAX_ATTRIBUTES_BYTES = 65_536
+CONTENT_HASH_BYTES = 32
+# So that a page of 200 records with all that they may hold, vectors and attributes too, fits a message.
+THUMBNAIL_LIMITS = ImageLimits(bytes=65_536, pixels=512 * 512, side=512)
 MIN_DIMENSION, MAX_DIMENSION = 2, 4096
 # Fewer points than this a list, and lists are noise (39 a list, and one list at least).
 MIN_TRAIN_AT = 39
@@ -203,6 +208,18 @@ def attributes(values: Mapping[str, Value], field: str) -> None:
             raise InvalidArgument("has no value", field=f"{field}.{name}")
     if sum(len(name) + value.ByteSize() for name, value in values.items()) > MAX_ATTRIBUTES_BYTES:
         raise InvalidArgument(f"are larger than {MAX_ATTRIBUTES_BYTES:,} bytes", field=field)
+
+
+def origin(record: RecordInput, *, has_vector: bool) -> None:
+    """Check what a record says of the image that its vector was made of."""
+    for field in ("content_hash", "thumbnail"):
+        if getattr(record, field) and not has_vector:
+            raise InvalidArgument("is for records that come with their vector", field=field)
+    if record.content_hash and len(record.content_hash) != CONTENT_HASH_BYTES:
+        said = f"has {len(record.content_hash)} bytes, not the {CONTENT_HASH_BYTES} of a SHA-256"
+        raise InvalidArgument(said, field="content_hash")
+    if record.thumbnail:
+        check_jpeg(record.thumbnail, THUMBNAIL_LIMITS, field="thumbnail")
 
 
 def collection_name(name: str) -> None:
