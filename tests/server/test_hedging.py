@@ -1,13 +1,15 @@
 """Replicas: which one is asked, and what happens where it is slow, dead, or not ready."""
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 
-from tests.server.fakes import FakeShard, running, sample, serving
+from tests.server.fakes import FakeShard, eventually, running, sample, serving
 from tests.server.test_fanout import Searching
 from vitrail.rpc.deadline import Deadline
 from vitrail.server.fanout import Answer
-from vitrail.server.hedging import BURST, SHARE, Budget
+from vitrail.server.hedging import BURST, SHARE, Budget, Question
+from vitrail.v1.shard_pb2 import SearchBatchRequest
 
 
 @contextlib.asynccontextmanager
@@ -81,6 +83,26 @@ async def test_a_replica_that_stopped_is_hedged_and_then_left_out() -> None:
         for _ in range(20):
             await here.search()
         assert len(shards[0].requests) - before[0] > asked
+
+
+async def test_where_the_budget_is_spent_an_overdue_question_goes_to_another_replica() -> None:
+    """Nobody waits until the deadline for one that stands still."""
+    shards = [replica(), replica()]
+    budget = Budget()
+    while budget.take():
+        pass
+    async with searching(*shards) as here:
+        (shard,) = here.topology.shards
+        stopped, other = (next(r for r in shard.replicas if r.address == each.address) for each in shards)
+        other.outstanding = 1  # so the other one is asked first
+        shards[0].stop()
+        question = Question(shard, SearchBatchRequest(), 30, budget)
+        answer = asyncio.create_task(question.answer())
+        await eventually(lambda: len(shards[0].requests) == 1)
+        assert not shards[1].requests
+        question.leave_behind()
+        await asyncio.wait_for(answer, 10)
+        assert (question.replica, stopped.overdue) == (other, 2)
 
 
 async def test_one_that_still_catches_up_is_not_asked() -> None:

@@ -61,7 +61,7 @@ class Question:
         self._budget = budget
         self._asked: list[Replica] = []
         self._calls: dict[asyncio.Task[SearchBatchResponse], Replica] = {}
-        self._is_left_behind = False
+        self._left_behind: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def answer(self) -> SearchBatchResponse:
         """Ask until a replica answers.
@@ -72,21 +72,24 @@ class Question:
         start = time.monotonic()
         self._budget.asked()
         self._ask(self.shard.pick() or self.shard.pick(overdue=True))
-        may_hedge = True
+        may_hedge, is_overdue = True, False
         try:
             while True:
                 spare = self.shard.pick(but=self._asked) if len(self.shard.replicas) > 1 else None
                 late = start + self._budget.after - time.monotonic() if spare and may_hedge else None
                 done, _ = await asyncio.wait(
-                    self._calls, timeout=None if late is None else max(0.0, late), return_when=asyncio.FIRST_COMPLETED
+                    [*self._calls, *([] if is_overdue else [self._left_behind])],
+                    timeout=None if late is None else max(0.0, late),
+                    return_when=asyncio.FIRST_COMPLETED,
                 )
-                if not done:
-                    may_hedge = False  # a third replica would be as late
-                    if self._budget.take():
+                if not done or self._left_behind in done:
+                    may_hedge, is_overdue = False, bool(done)  # a third replica would be as late
+                    # Overdue, whatever the budget: callers would wait until their deadlines for one that stands still.
+                    if spare and (is_overdue or self._budget.take()):
                         metrics.HEDGES.inc()
                         self._ask(spare)
                     continue
-                call = done.pop()
+                call = next(call for call in self._calls if call in done)
                 replica = self._calls.pop(call)
                 error = call.exception()
                 if error is None:
@@ -106,7 +109,7 @@ class Question:
 
     def leave_behind(self) -> None:
         """Whoever has not answered yet is overdue."""
-        self._is_left_behind = True
+        self._left_behind.set_result(None)
         for replica in self._calls.values():
             replica.overdue += 1
 
@@ -120,7 +123,7 @@ class Question:
 
     def _ended(self, replica: Replica, call: asyncio.Task[SearchBatchResponse]) -> None:
         replica.outstanding -= 1
-        if self._is_left_behind and not call.cancelled() and call.exception() is None:  # late, but it did answer
+        if self._left_behind.done() and not call.cancelled() and call.exception() is None:  # late, but it did answer
             replica.overdue = max(0, replica.overdue - 1)
 
     def _won(self, winner: Replica, seconds: float) -> None:
