@@ -49,11 +49,23 @@ class Postgres:
             (self._directory / name).unlink(missing_ok=True)
         self._server.ensure_postgres_running()
 
-    def _end(self, how: signal.Signals) -> None:
+    def suspend(self) -> None:
+        """All of its processes stand still: connections stay open, and nothing answers."""
+        for process in self._processes():
+            process.suspend()
+
+    def resume(self) -> None:
+        for process in self._processes():
+            process.resume()
+
+    def _processes(self) -> list[psutil.Process]:
         main = psutil.Process(self._server.get_postmaster_info().pid)
-        processes = [main, *main.children(recursive=True)]
+        return [main, *main.children(recursive=True)]
+
+    def _end(self, how: signal.Signals) -> None:
+        main, *others = self._processes()
         main.send_signal(how)
-        for process in processes:
+        for process in (main, *others):
             while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
                 time.sleep(0.01)
 

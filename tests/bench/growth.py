@@ -9,11 +9,9 @@ import json
 import os
 import subprocess
 import sys
-import threading
 import time
-import urllib.request
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -21,42 +19,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tests.bench.photos import made
-from tests.e2e.running import Running, eventually, wait_applied
-from vitrail.client import Client, CollectionStats, SearchResult, VitrailError
+from tests.e2e.running import Running, eventually, scrape, wait_applied
+from tests.e2e.searching import Searching, Seen
+from vitrail.client import Client, CollectionStats, SearchResult
 
 NAME = "growth"
 BLOCK = 2000
 ASKED = 20
 """Queries on which recall is measured at each line."""
 K = 10
-
-
-@dataclass
-class Searching:
-    """One caller that searches all the while."""
-
-    milliseconds: list[float] = field(default_factory=list)
-    failures: list[str] = field(default_factory=list)
-    total: int = 0
-    ended: threading.Event = field(default_factory=threading.Event)
-
-    def run(self, address: str, queries: NDArray[np.float32]) -> None:
-        with Client(address, timeout=30) as client:
-            while not self.ended.wait(0.01):
-                start = time.perf_counter()
-                try:
-                    result = client.search(NAME, vector=queries[self.total % len(queries)], top_k=K)
-                    if result.coverage.fraction < 1:
-                        self.failures.append(f"coverage {result.coverage.fraction:.3f}")
-                except VitrailError as error:
-                    self.failures.append(str(error))
-                self.total += 1
-                self.milliseconds.append(1000 * (time.perf_counter() - start))
-
-    def take(self) -> NDArray[np.float64]:
-        """The 50th and 99th percentile since the last time, in milliseconds."""
-        taken, self.milliseconds = self.milliseconds, []
-        return np.percentile(taken or [np.nan], [50, 99])
 
 
 @dataclass(frozen=True)
@@ -102,12 +73,10 @@ def main() -> None:
 
 def grow(running: Running, base: NDArray[np.float16], asked: NDArray[np.float32], looks: int) -> Iterator[Line]:
     """Write all vectors, and look now and then; at a quarter and at the end once everything is at rest."""
-    searching = Searching()
     with Client(running.address, timeout=600) as client:
         client.create_collection(NAME, dimension=base.shape[1])
-        caller = threading.Thread(target=searching.run, args=(running.address, asked))
-        caller.start()
-        start, due = time.perf_counter(), 0
+        searching = Searching(running.address, NAME, asked, timeout=30)
+        start, looked, due = time.perf_counter(), 0.0, 0
         print(f"{'s':>6} {'records':>9} {'reported':>8} {'measured':>8} {'p50 ms':>7} {'p99 ms':>7} {'MB':>6}  doing")
         try:
             for first in range(0, len(base), BLOCK):
@@ -122,15 +91,16 @@ def grow(running: Running, base: NDArray[np.float16], asked: NDArray[np.float32]
                     if resting:
                         eventually(lambda: _at_rest(client.stats(NAME)), 900)
                         time.sleep(3)
-                    yield _look(client, searching, asked, time.perf_counter() - start, written)
+                    yield _look(client, searching.since(looked), asked, time.perf_counter() - start, written)
+                    looked = time.monotonic()  # leaves out those that waited for the exact ones
         finally:
-            searching.ended.set()
-            caller.join()
-    print(f"{searching.total:,} searches, {len(searching.failures)} failed or covered less: {searching.failures[:3]}")
+            searching.stop()
+    faults = searching.faults
+    print(f"{len(searching.seen):,} searches, {len(faults)} failed or covered less: {faults[:3]}")
 
 
-def _look(client: Client, searching: Searching, asked: NDArray[np.float32], seconds: float, written: int) -> Line:
-    p50, p99 = searching.take()
+def _look(client: Client, seen: list[Seen], asked: NDArray[np.float32], seconds: float, written: int) -> Line:
+    p50, p99 = 1000 * np.percentile([each.seconds for each in seen] or [np.nan], [50, 99])
     stats = wait_applied(client, NAME)
     some = asked[np.random.default_rng(written).choice(len(asked), ASKED, replace=False)]
     found, true = (client.search_batch(NAME, vectors=some, top_k=K, exact=exact) for exact in (False, True))
@@ -139,10 +109,9 @@ def _look(client: Client, searching: Searching, asked: NDArray[np.float32], seco
         for a, b in zip(found, true, strict=True)
         if isinstance(a, SearchResult) and isinstance(b, SearchResult) and b.hits
     ]
-    searching.take()  # those that waited for the exact ones
     doing = ", ".join(f"{p.state}{f' ({p.busy})' if p.busy else ''} +{p.tail}" for p in stats.partitions)
     reported = min((p.index.recall or 1.0 for p in stats.partitions if p.index), default=1.0)
-    memory = sum(_anonymous(p.metrics_address) for p in stats.partitions) / 1e6
+    memory = sum(scrape(p.metrics_address)["vitrail_anonymous_bytes"] for p in stats.partitions) / 1e6
     resting = "at rest" if _at_rest(stats) else doing
     line = Line(seconds, written, resting, reported, float(np.mean(hits or [1.0])), p50, p99, memory)
     print(
@@ -155,14 +124,6 @@ def _look(client: Client, searching: Searching, asked: NDArray[np.float32], seco
 
 def _at_rest(stats: CollectionStats) -> bool:
     return all(not p.busy and (p.state == "exact" or p.tail < 8) for p in stats.partitions)
-
-
-def _anonymous(address: str) -> float:
-    with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as answer:
-        for line in answer.read().decode().splitlines():
-            if line.startswith("vitrail_anonymous_bytes "):
-                return float(line.split()[1])
-    return 0.0
 
 
 READ = """

@@ -13,8 +13,9 @@ import numpy as np
 import psutil
 
 from tests.e2e.running import Running, eventually, wait_applied, wait_trained
+from tests.e2e.searching import Searching
 from tests.shard.rows import clustered
-from vitrail.client import Client, PartitionStats, VitrailError
+from vitrail.client import Client, PartitionStats
 from vitrail.shard import manifest
 from vitrail.shard.bitmap import count
 from vitrail.shard.wanted import COMPACT_ROWS
@@ -58,33 +59,6 @@ class Outcome:
     """Searches that failed while this went on."""
     coverage: float
     """The least that an answer said it covered."""
-
-
-class Searching:
-    """Somebody who searches all the while."""
-
-    def __init__(self, address: str, name: str) -> None:
-        self.count = 0
-        self.failed: list[str] = []
-        self.coverage = 1.0
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._search, args=(address, name))
-        self._thread.start()
-
-    def _search(self, address: str, name: str) -> None:
-        queries = clustered(50, DIMENSION, seed=9)
-        with Client(address, retries=0) as client:
-            while not self._stopped.wait(0.01):
-                try:
-                    found = client.search(name, vector=queries[self.count % 50], timeout=10)
-                    self.coverage = min(self.coverage, found.coverage.fraction)
-                except VitrailError as error:
-                    self.failed.append(repr(error))
-                self.count += 1
-
-    def stop(self) -> None:
-        self._stopped.set()
-        self._thread.join()
 
 
 class Killing:
@@ -169,16 +143,6 @@ class Killing:
             (int(line.split("records=")[1].split()[0]) for line in lines if "opened" in line and wanted in line), -1
         )
 
-    def held(self) -> list[str]:
-        """Every id of every row that counts, in all shards."""
-        ids: list[str] = []
-        for partition in self.client.stats(self.name).partitions:
-            with grpc.insecure_channel(partition.address) as channel:
-                request = MatchIdsRequest(collection_uid=self.collection.uid, filter=ALL)
-                for page in ShardServiceStub(channel).MatchIds(request):
-                    ids += page.ids
-        return ids
-
     def _wait(self, condition: Callable[[], bool], patience: float = 30.0) -> None:
         """As `eventually`, but in a hurry."""
         until = time.monotonic() + patience
@@ -197,12 +161,12 @@ def killing(running: Running, client: Client) -> Iterator[Killing]:
 def kill(running: Running, client: Client, phase: Phase, delay: float = 0.3) -> Outcome:
     """Kill in the middle of a phase, write more, and see what comes back."""
     with killing(running, client) as at:
-        searching = Searching(running.address, at.name)
+        searching = Searching(running.address, at.name, clustered(50, DIMENSION, seed=9))
         try:
             at.reach(phase, delay)
             log_from = len(running.log.read_text())
             shard = running.children()[SHARD]
-            searching.coverage = 1.0
+            reached = time.monotonic()
             if "child" in phase:
                 (child,) = at.builders()
                 child.kill()
@@ -226,7 +190,8 @@ def kill(running: Running, client: Client, phase: Phase, delay: float = 0.3) -> 
             eventually(lambda: client.search(at.name, vector=np.ones(DIMENSION)).coverage.fraction == 1)
         finally:
             searching.stop()
-        held, stored = at.held(), {record.id for record in client.list(at.name)}
+        held = [record_id for ids in held_by(client, at.name) for record_id in ids]
+        stored = {record.id for record in client.list(at.name)}
         assert len(stored) == stats.records
         return Outcome(
             phase=phase,
@@ -235,10 +200,21 @@ def kill(running: Running, client: Client, phase: Phase, delay: float = 0.3) -> 
             seconds=seconds,
             missing=len(stored - set(held)),
             double=len(held) - len(stored & set(held)),
-            searches=searching.count,
-            failed=searching.failed,
-            coverage=searching.coverage,
+            searches=len(searching.seen),
+            failed=[seen.failure for seen in searching.seen if seen.failure],
+            coverage=min(seen.coverage for seen in searching.since(reached)),
         )
+
+
+def held_by(client: Client, name: str) -> list[list[str]]:
+    """Every id of every row that counts, of each process that holds some of a collection whose records have an `n`."""
+    stats = client.stats(name)
+    request = MatchIdsRequest(collection_uid=stats.collection.uid, filter=ALL)
+    held = []
+    for partition in stats.partitions:
+        with grpc.insecure_channel(partition.address) as channel:
+            held.append([record_id for page in ShardServiceStub(channel).MatchIds(request) for record_id in page.ids])
+    return held
 
 
 def is_done(partition: PartitionStats) -> bool:

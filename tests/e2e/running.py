@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
@@ -74,6 +75,14 @@ def eventually(condition: Callable[[], bool], patience: float = PATIENCE) -> Non
     while not condition():
         assert time.monotonic() < until, f"never: {condition}"
         time.sleep(0.02)
+
+
+def scrape(address: str) -> dict[str, float]:
+    """The samples that a process serves, by name with labels."""
+    with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as response:
+        lines = response.read().decode().splitlines()
+    pairs = (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
+    return {name: float(value) for name, value in pairs}
 
 
 def wait_applied(client: Client, name: str) -> CollectionStats:

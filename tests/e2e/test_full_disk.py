@@ -5,8 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from tests.e2e.running import Running, eventually, wait_applied, wait_trained
-from tests.e2e.test_metrics import scrape
+from tests.e2e.running import Running, eventually, scrape, wait_applied, wait_trained
 from tests.shard.rows import clustered
 from vitrail.client import Client, PartitionStats
 

@@ -1,17 +1,7 @@
-import urllib.request
-
 import numpy as np
 
-from tests.e2e.running import Running, eventually, wait_applied
+from tests.e2e.running import Running, eventually, scrape, wait_applied
 from vitrail.client import Client
-
-
-def scrape(address: str) -> dict[str, float]:
-    """The samples that a process serves, by name with labels."""
-    with urllib.request.urlopen(f"http://{address}/metrics") as response:
-        lines = response.read().decode().splitlines()
-    pairs = (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
-    return {name: float(value) for name, value in pairs}
 
 
 def test_each_process_serves_its_metrics(client: Client, name: str, cluster: Running) -> None:

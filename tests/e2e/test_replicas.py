@@ -5,7 +5,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -15,6 +14,7 @@ import numpy as np
 import pytest
 
 from tests.e2e.running import Running, eventually, wait_applied
+from tests.e2e.searching import Searching
 from tests.postgres import Postgres, running_postgres
 from tests.shard.rows import clustered
 from vitrail.client import Client, FailedPrecondition, Unavailable, VitrailError
@@ -27,38 +27,6 @@ RECORDS, DIMENSION = 400, 16
 def postgres() -> Iterator[Postgres]:
     with running_postgres() as server:
         yield server
-
-
-class Searching:
-    """A caller that searches all the while, and keeps what went wrong."""
-
-    def __init__(self, address: str, vectors: np.ndarray[tuple[int, int], np.dtype[np.float32]]) -> None:
-        self.faults: list[str] = []
-        self.total = 0
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run, args=(address, vectors))
-        self._thread.start()
-
-    def go_on(self, searches: int) -> None:
-        """Wait for so many more."""
-        before = self.total
-        eventually(lambda: self.total > before + searches)
-
-    def stop(self) -> None:
-        self._ended.set()
-        self._thread.join()
-
-    def _run(self, address: str, vectors: np.ndarray[tuple[int, int], np.dtype[np.float32]]) -> None:
-        with Client(address, timeout=5, retries=0) as client:  # what it sees is what the server says
-            while not self._ended.is_set():
-                number = self.total % len(vectors)
-                try:
-                    result = client.search("c", vector=vectors[number], top_k=3)
-                    if result.coverage.fraction < 1 or result.hits[0].id != f"r{number}":
-                        self.faults.append(f"{number}: {result.coverage} {result.hits[:1]}")
-                except VitrailError as error:
-                    self.faults.append(f"{number}: {error!r}")
-                self.total += 1
 
 
 def filled(client: Client) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
@@ -76,7 +44,7 @@ def test_what_happens_to_one_replica_no_caller_sees(start: Start) -> None:
         vectors = filled(client)
         stats = client.stats("c")
         assert [(p.shard, p.shards, p.records) for p in stats.partitions] == [(0, 1, RECORDS)] * 2
-        searching = Searching(running.address, vectors)
+        searching = Searching(running.address, "c", vectors, timeout=5)
         searching.go_on(50)
         one, other = running.shards()
         one.kill()
@@ -88,7 +56,7 @@ def test_what_happens_to_one_replica_no_caller_sees(start: Start) -> None:
         finally:
             other.send_signal(signal.SIGCONT)
         searching.stop()
-    assert not searching.faults
+    assert_right(searching)
 
 
 def test_reading_what_was_written(start: Start) -> None:
@@ -143,13 +111,13 @@ def test_another_number_of_shards_takes_over(start: Start, tmp_path: Path) -> No
     for before, count in ((2, 3), (3, 2)):
         running = start("--shards", str(count))
         with Client(running.address) as client:
-            searching = Searching(running.address, vectors)
+            searching = Searching(running.address, "c", vectors, timeout=5)
             assert {process.shards for process in client.shards().processes} >= {before}
             eventually(partial(serve, client, count))
             eventually(partial(are_gone, tmp_path / "data" / "shards", before))
             searching.go_on(50)
             searching.stop()
-            assert not searching.faults
+            assert_right(searching)
             shards = client.shards()
             assert (shards.serving, shards.wanted) == (count, count)
             assert [(p.shard, p.shards, p.failure, p.behind) for p in shards.processes] == [
@@ -169,7 +137,7 @@ def test_a_store_that_is_away(start: Start) -> None:
         running = start("--shards", "2", "--store", server.new_database())
         with Client(running.address, timeout=10) as client:
             vectors = filled(client)
-            searching = Searching(running.address, vectors)
+            searching = Searching(running.address, "c", vectors, timeout=5)
             acknowledged = []
             for end in (server.stop, server.kill):
                 end()
@@ -185,8 +153,15 @@ def test_a_store_that_is_away(start: Start) -> None:
                 acknowledged.append(name)
                 assert client.search("c", vector=vectors[0], min_seq=seq).coverage.fraction == 1
             searching.stop()
-            assert not searching.faults
+            assert_right(searching)
             assert all(client.get("c", name).id == name for name in acknowledged)
+
+
+def assert_right(searching: Searching) -> None:
+    """Every answer covered everything, and found the record that it asked with."""
+    assert not searching.faults
+    firsts = [seen.first for seen in searching.seen]
+    assert firsts == [f"r{number % RECORDS}" for number in range(len(firsts))]
 
 
 def vitrail(*words: str) -> str:
