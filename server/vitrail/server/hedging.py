@@ -8,6 +8,7 @@ import asyncio
 import time
 from collections import deque
 from functools import partial
+from typing import Any
 
 import grpc
 
@@ -77,10 +78,11 @@ class Question:
             while True:
                 spare = self.shard.pick(but=self._asked) if len(self.shard.replicas) > 1 else None
                 late = start + self._budget.after - time.monotonic() if spare and may_hedge else None
+                news: list[asyncio.Future[Any]] = [*self._calls]
+                if not is_overdue:
+                    news.append(self._left_behind)
                 done, _ = await asyncio.wait(
-                    [*self._calls, *([] if is_overdue else [self._left_behind])],
-                    timeout=None if late is None else max(0.0, late),
-                    return_when=asyncio.FIRST_COMPLETED,
+                    news, timeout=None if late is None else max(0.0, late), return_when=asyncio.FIRST_COMPLETED
                 )
                 if not done or self._left_behind in done:
                     may_hedge, is_overdue = False, bool(done)  # a third replica would be as late
