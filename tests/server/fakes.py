@@ -20,12 +20,16 @@ from vitrail.v1.collection_pb2 import IndexStats
 from vitrail.v1.filter_pb2 import Filter
 from vitrail.v1.log_pb2 import Cursor
 from vitrail.v1.shard_pb2 import (
+    GetDigestsRequest,
+    GetDigestsResponse,
     GetStatusRequest,
     GetStatusResponse,
     GroupResult,
     MatchIdsRequest,
     MatchIdsResponse,
     PartitionStatus,
+    RebuildRequest,
+    RebuildResponse,
     SearchBatchRequest,
     SearchBatchResponse,
     SearchGroup,
@@ -83,6 +87,8 @@ class FakeShard(ShardServiceServicer):
         matching: Ids that meet every filter.
         applied: What it says it has applied, one cursor a time that it is asked for ids; the last one for ever.
         malformed: Whether it answers with a result too many.
+        digests: What it says that it held at its last checkpoint; None before the first one.
+        rebuilds: All orders to rebuild a partition, in order.
         requests: All batches that came, in order.
         filters: All filters whose ids were asked for, in order.
     """
@@ -99,6 +105,8 @@ class FakeShard(ShardServiceServicer):
     applied: list[Cursor] = field(default_factory=lambda: [Cursor()])
     filters: list[Filter] = field(default_factory=list)
     malformed: bool = False
+    digests: GetDigestsResponse | None = None
+    rebuilds: list[RebuildRequest] = field(default_factory=list)
     requests: list[SearchBatchRequest] = field(default_factory=list)
     address: str = ""
     _going: asyncio.Event = field(default_factory=asyncio.Event)
@@ -136,6 +144,17 @@ class FakeShard(ShardServiceServicer):
         applied = self.applied[0] if len(self.applied) == 1 else self.applied.pop(0)
         for start in range(0, max(1, len(self.matching)), 2):
             yield MatchIdsResponse(ids=self.matching[start : start + 2], applied=applied)
+
+    async def GetDigests(self, request: GetDigestsRequest, context: Context) -> GetDigestsResponse:  # noqa: N802
+        await self._going.wait()
+        if self.digests is None or request.collection_uid in self.unknown:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "not caught up")
+        assert self.digests is not None
+        return self.digests
+
+    async def Rebuild(self, request: RebuildRequest, context: Context) -> RebuildResponse:  # noqa: N802
+        self.rebuilds.append(request)
+        return RebuildResponse()
 
     def _search(self, group: SearchGroup) -> GroupResult:
         if group.collection_uid in self.unknown:

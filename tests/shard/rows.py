@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from vitrail.rpc.slots import slot_of
 from vitrail.shard.index import Metric
 from vitrail.v1.collection_pb2 import Collection
 from vitrail.v1.log_pb2 import Row
@@ -24,11 +25,13 @@ def collection(dimension: int = 8, metric: Metric = "cosine", train_at: int = 10
 
 
 def upsert(record_id: str, vector: Floats, seq: int, attributes: bytes = b"") -> Row:
-    return Row(id=record_id, seq=seq, vector=vector.astype("<f4").tobytes(), attributes=attributes)
+    return Row(
+        id=record_id, seq=seq, slot=slot_of(record_id), vector=vector.astype("<f4").tobytes(), attributes=attributes
+    )
 
 
 def delete(record_id: str, seq: int) -> Row:
-    return Row(id=record_id, seq=seq, deleted=True)
+    return Row(id=record_id, seq=seq, slot=slot_of(record_id), deleted=True)
 
 
 def clustered(count: int, dimension: int, seed: int = 0) -> Floats:

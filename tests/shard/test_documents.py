@@ -14,8 +14,8 @@ from vitrail.shard.files import AppendFile, Mismatch, all_or_nothing, hash_file,
 def test_documents_come_back_as_they_were(tmp_path: Path) -> None:
     """Ids and attributes of any row, in any order, with text of any kind and empty attributes."""
     held = Documents(tmp_path)
-    held.append([Document("a", b"1"), Document("ключ/🧢", b""), Document("c", b"\0\xff")])
-    held.append([Document("d", b"2")])
+    held.append([Document("a", b"1", 1), Document("ключ/🧢", b"", 2), Document("c", b"\0\xff", 3)])
+    held.append([Document("d", b"2", 4)])
     assert held.ids([3, 1, 0]) == ["d", "ключ/🧢", "a"]
     assert held.attributes([2, 1]) == [b"\0\xff", b""]
     assert len(held) == 4
@@ -41,7 +41,7 @@ def test_the_id_map_agrees_with_a_dictionary(
         for name, present in changes:
             if present:
                 expected[name] = len(held)
-                held.append([Document(name, b"")])
+                held.append([Document(name, b"", 0)])
             else:
                 expected.pop(name, None)
             ids.put([name], [expected.get(name, -1)])
@@ -134,11 +134,12 @@ def test_documents_are_copied_row_by_row(tmp_path: Path) -> None:
     """A copy of chosen rows has their ids and attributes, in its own order of rows."""
     (tmp_path / "copy").mkdir()
     held, copy = Documents(tmp_path), Documents(tmp_path / "copy")
-    held.append([Document("a", b"1"), Document("b", b""), Document("ключ", b"\0\xff"), Document("d", b"2")])
-    copy.append([Document("first", b"0")])
+    held.append([Document("a", b"1", 1), Document("b", b"", 2), Document("ключ", b"\0\xff", 3), Document("d", b"2", 4)])
+    copy.append([Document("first", b"0", 0)])
     copy.copy(held, np.array([0, 2, 3]))
     assert copy.ids([0, 1, 2, 3]) == ["first", "a", "ключ", "d"]
     assert copy.attributes([0, 1, 2, 3]) == [b"0", b"1", b"\0\xff", b"2"]
+    assert copy.entries()["digest"].tolist() == [0, 1, 3, 4]
 
 
 def test_appending_to_several_files_is_all_or_nothing(tmp_path: Path) -> None:

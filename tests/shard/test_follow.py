@@ -39,7 +39,7 @@ class Shard:
         self.writer = ThreadPoolExecutor(1)
         self.partitions = Partitions(directory, SLOTS)
         self.follower = Follower(self.partitions, channel, self.writer)
-        self.life = Life(self.partitions, self.writer, self.follower.again)
+        self.life = Life(self.partitions, self.writer, self.follower.rebuild)
         self.tasks = [asyncio.create_task(self.follower.run())]
 
     @property
@@ -215,4 +215,22 @@ async def test_a_partition_that_is_dropped_while_it_is_verified(world: World, mo
     assert sample("vitrail_partition_rebuilds_total") == before
     assert not list(shard.partitions)
     assert not (shard.directory / "1").exists()
+    await shard.stop()
+
+
+async def test_a_partition_is_rebuilt_when_it_is_told_to(world: World) -> None:
+    """Once: an order that was meant for the life before is none. The shard is not ready until everything is back."""
+    await world.write(0, 300)
+    shard = world.shard()
+    await world.caught_up(shard)
+    life = shard.partition.life
+    before = sample("vitrail_partition_rebuilds_total")
+    await shard.follower.rebuild(shard.partition, life, "it was told to")
+    assert (shard.partition.view.records, shard.partition.held, shard.follower.ready.is_set()) == (0, None, False)
+    await shard.follower.rebuild(shard.partition, life, "it was told to, by another one")
+    await world.caught_up(shard)
+    assert sample("vitrail_partition_rebuilds_total") - before == 1
+    assert shard.partition.held is not None
+    assert shard.partition.held.life == shard.partition.life != life
+    world.agrees(shard)
     await shard.stop()

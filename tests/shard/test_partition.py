@@ -264,7 +264,7 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "no table": lambda directory: shutil.rmtree(the(directory, "table-*")),
     "a garbled manifest": lambda directory: (directory / "manifest.json").write_text("{"),
     "a manifest of another format": lambda directory: (directory / "manifest.json").write_text(
-        (directory / "manifest.json").read_text().replace('"format": 2', '"format": 999')
+        (directory / "manifest.json").read_text().replace('"format": 3', '"format": 999')
     ),
 }
 

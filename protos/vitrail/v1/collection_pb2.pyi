@@ -451,6 +451,8 @@ class PartitionStats(google.protobuf.message.Message):
     NPROBE_FIELD_NUMBER: builtins.int
     INDEX_FIELD_NUMBER: builtins.int
     SHARDS_FIELD_NUMBER: builtins.int
+    DIGEST_FIELD_NUMBER: builtins.int
+    QUARANTINED_FIELD_NUMBER: builtins.int
     shard: builtins.int
     address: builtins.str
     """Where the shard is reached, and where its metrics are."""
@@ -475,6 +477,12 @@ class PartitionStats(google.protobuf.message.Message):
     """Lists probed by default; 0 where exact."""
     shards: builtins.int
     """Of how many shards it is one: with `shard` the place, which replicas of it share."""
+    digest: builtins.str
+    """Of all records that it held at `seq`, as 16 hexadecimal digits: that of replicas at the same `seq`
+    is the same. Empty where it does not answer, or has not caught up since it started.
+    """
+    quarantined: builtins.bool
+    """Whether its process is not asked, since it held other records than the store."""
     @property
     def index(self) -> Global___IndexStats: ...
     def __init__(
@@ -494,9 +502,11 @@ class PartitionStats(google.protobuf.message.Message):
         nprobe: builtins.int = ...,
         index: Global___IndexStats | None = ...,
         shards: builtins.int = ...,
+        digest: builtins.str = ...,
+        quarantined: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["index", b"index"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["address", b"address", "busy", b"busy", "index", b"index", "metrics_address", b"metrics_address", "nprobe", b"nprobe", "reachable", b"reachable", "recipe", b"recipe", "records", b"records", "seq", b"seq", "shard", b"shard", "shards", b"shards", "state", b"state", "tail", b"tail", "version", b"version"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["address", b"address", "busy", b"busy", "digest", b"digest", "index", b"index", "metrics_address", b"metrics_address", "nprobe", b"nprobe", "quarantined", b"quarantined", "reachable", b"reachable", "recipe", b"recipe", "records", b"records", "seq", b"seq", "shard", b"shard", "shards", b"shards", "state", b"state", "tail", b"tail", "version", b"version"]) -> None: ...
 
 Global___PartitionStats: typing_extensions.TypeAlias = PartitionStats
 

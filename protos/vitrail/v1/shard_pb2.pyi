@@ -320,3 +320,82 @@ class MatchIdsResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["applied", b"applied", "ids", b"ids"]) -> None: ...
 
 Global___MatchIdsResponse: typing_extensions.TypeAlias = MatchIdsResponse
+
+@typing.final
+class GetDigestsRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    COLLECTION_UID_FIELD_NUMBER: builtins.int
+    collection_uid: builtins.int
+    def __init__(
+        self,
+        *,
+        collection_uid: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["collection_uid", b"collection_uid"]) -> None: ...
+
+Global___GetDigestsRequest: typing_extensions.TypeAlias = GetDigestsRequest
+
+@typing.final
+class GetDigestsResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    APPLIED_FIELD_NUMBER: builtins.int
+    SLOT_BEGIN_FIELD_NUMBER: builtins.int
+    SEQS_FIELD_NUMBER: builtins.int
+    SUMS_FIELD_NUMBER: builtins.int
+    LIFE_FIELD_NUMBER: builtins.int
+    slot_begin: builtins.int
+    """The first of its slots; the others follow."""
+    seqs: builtins.bytes
+    """For each slot a little-endian int64: a `seq` after which nothing was written to it."""
+    sums: builtins.bytes
+    """For each slot a little-endian uint64: its digest."""
+    life: builtins.str
+    """Another one after each rebuild."""
+    @property
+    def applied(self) -> vitrail.v1.log_pb2.Cursor:
+        """The checkpoint at which the partition was as these digests say."""
+
+    def __init__(
+        self,
+        *,
+        applied: vitrail.v1.log_pb2.Cursor | None = ...,
+        slot_begin: builtins.int = ...,
+        seqs: builtins.bytes = ...,
+        sums: builtins.bytes = ...,
+        life: builtins.str = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["applied", b"applied"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["applied", b"applied", "life", b"life", "seqs", b"seqs", "slot_begin", b"slot_begin", "sums", b"sums"]) -> None: ...
+
+Global___GetDigestsResponse: typing_extensions.TypeAlias = GetDigestsResponse
+
+@typing.final
+class RebuildRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    COLLECTION_UID_FIELD_NUMBER: builtins.int
+    LIFE_FIELD_NUMBER: builtins.int
+    collection_uid: builtins.int
+    life: builtins.str
+    """Whose digests were found wrong. A partition that was rebuilt since is left alone."""
+    def __init__(
+        self,
+        *,
+        collection_uid: builtins.int = ...,
+        life: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["collection_uid", b"collection_uid", "life", b"life"]) -> None: ...
+
+Global___RebuildRequest: typing_extensions.TypeAlias = RebuildRequest
+
+@typing.final
+class RebuildResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+
+Global___RebuildResponse: typing_extensions.TypeAlias = RebuildResponse

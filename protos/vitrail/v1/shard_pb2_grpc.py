@@ -49,6 +49,16 @@ class ShardServiceStub(object):
                 request_serializer=vitrail_dot_v1_dot_shard__pb2.MatchIdsRequest.SerializeToString,
                 response_deserializer=vitrail_dot_v1_dot_shard__pb2.MatchIdsResponse.FromString,
                 _registered_method=True)
+        self.GetDigests = channel.unary_unary(
+                '/vitrail.v1.ShardService/GetDigests',
+                request_serializer=vitrail_dot_v1_dot_shard__pb2.GetDigestsRequest.SerializeToString,
+                response_deserializer=vitrail_dot_v1_dot_shard__pb2.GetDigestsResponse.FromString,
+                _registered_method=True)
+        self.Rebuild = channel.unary_unary(
+                '/vitrail.v1.ShardService/Rebuild',
+                request_serializer=vitrail_dot_v1_dot_shard__pb2.RebuildRequest.SerializeToString,
+                response_deserializer=vitrail_dot_v1_dot_shard__pb2.RebuildResponse.FromString,
+                _registered_method=True)
 
 
 class ShardServiceServicer(object):
@@ -74,6 +84,20 @@ class ShardServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetDigests(self, request, context):
+        """The digest of each slot of a partition, as it was at its last checkpoint.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Rebuild(self, request, context):
+        """Delete a partition, since it holds other records than the store, and follow the log again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ShardServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -91,6 +115,16 @@ def add_ShardServiceServicer_to_server(servicer, server):
                     servicer.MatchIds,
                     request_deserializer=vitrail_dot_v1_dot_shard__pb2.MatchIdsRequest.FromString,
                     response_serializer=vitrail_dot_v1_dot_shard__pb2.MatchIdsResponse.SerializeToString,
+            ),
+            'GetDigests': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetDigests,
+                    request_deserializer=vitrail_dot_v1_dot_shard__pb2.GetDigestsRequest.FromString,
+                    response_serializer=vitrail_dot_v1_dot_shard__pb2.GetDigestsResponse.SerializeToString,
+            ),
+            'Rebuild': grpc.unary_unary_rpc_method_handler(
+                    servicer.Rebuild,
+                    request_deserializer=vitrail_dot_v1_dot_shard__pb2.RebuildRequest.FromString,
+                    response_serializer=vitrail_dot_v1_dot_shard__pb2.RebuildResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -174,6 +208,60 @@ class ShardService(object):
             '/vitrail.v1.ShardService/MatchIds',
             vitrail_dot_v1_dot_shard__pb2.MatchIdsRequest.SerializeToString,
             vitrail_dot_v1_dot_shard__pb2.MatchIdsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetDigests(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vitrail.v1.ShardService/GetDigests',
+            vitrail_dot_v1_dot_shard__pb2.GetDigestsRequest.SerializeToString,
+            vitrail_dot_v1_dot_shard__pb2.GetDigestsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Rebuild(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vitrail.v1.ShardService/Rebuild',
+            vitrail_dot_v1_dot_shard__pb2.RebuildRequest.SerializeToString,
+            vitrail_dot_v1_dot_shard__pb2.RebuildResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -73,7 +73,39 @@ _ShardServiceMatchIdsType = typing_extensions.TypeVar(
     ],
 )
 
-class ShardServiceStub(typing.Generic[_ShardServiceSearchBatchType, _ShardServiceGetStatusType, _ShardServiceMatchIdsType]):
+_ShardServiceGetDigestsType = typing_extensions.TypeVar(
+    '_ShardServiceGetDigestsType',
+    grpc.UnaryUnaryMultiCallable[
+        vitrail.v1.shard_pb2.GetDigestsRequest,
+        vitrail.v1.shard_pb2.GetDigestsResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        vitrail.v1.shard_pb2.GetDigestsRequest,
+        vitrail.v1.shard_pb2.GetDigestsResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        vitrail.v1.shard_pb2.GetDigestsRequest,
+        vitrail.v1.shard_pb2.GetDigestsResponse,
+    ],
+)
+
+_ShardServiceRebuildType = typing_extensions.TypeVar(
+    '_ShardServiceRebuildType',
+    grpc.UnaryUnaryMultiCallable[
+        vitrail.v1.shard_pb2.RebuildRequest,
+        vitrail.v1.shard_pb2.RebuildResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        vitrail.v1.shard_pb2.RebuildRequest,
+        vitrail.v1.shard_pb2.RebuildResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        vitrail.v1.shard_pb2.RebuildRequest,
+        vitrail.v1.shard_pb2.RebuildResponse,
+    ],
+)
+
+class ShardServiceStub(typing.Generic[_ShardServiceSearchBatchType, _ShardServiceGetStatusType, _ShardServiceMatchIdsType, _ShardServiceGetDigestsType, _ShardServiceRebuildType]):
     @typing.overload
     def __init__(self: ShardServiceStub[
         grpc.UnaryUnaryMultiCallable[
@@ -87,6 +119,14 @@ class ShardServiceStub(typing.Generic[_ShardServiceSearchBatchType, _ShardServic
         grpc.UnaryStreamMultiCallable[
             vitrail.v1.shard_pb2.MatchIdsRequest,
             vitrail.v1.shard_pb2.MatchIdsResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            vitrail.v1.shard_pb2.GetDigestsRequest,
+            vitrail.v1.shard_pb2.GetDigestsResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            vitrail.v1.shard_pb2.RebuildRequest,
+            vitrail.v1.shard_pb2.RebuildResponse,
         ],
     ], channel: grpc.Channel) -> None: ...
 
@@ -104,6 +144,14 @@ class ShardServiceStub(typing.Generic[_ShardServiceSearchBatchType, _ShardServic
             vitrail.v1.shard_pb2.MatchIdsRequest,
             vitrail.v1.shard_pb2.MatchIdsResponse,
         ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            vitrail.v1.shard_pb2.GetDigestsRequest,
+            vitrail.v1.shard_pb2.GetDigestsResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            vitrail.v1.shard_pb2.RebuildRequest,
+            vitrail.v1.shard_pb2.RebuildResponse,
+        ],
     ], channel: grpc.aio.Channel) -> None: ...
 
     SearchBatch: _ShardServiceSearchBatchType
@@ -113,6 +161,12 @@ class ShardServiceStub(typing.Generic[_ShardServiceSearchBatchType, _ShardServic
 
     MatchIds: _ShardServiceMatchIdsType
     """The ids of all records that meet a filter, page by page."""
+
+    GetDigests: _ShardServiceGetDigestsType
+    """The digest of each slot of a partition, as it was at its last checkpoint."""
+
+    Rebuild: _ShardServiceRebuildType
+    """Delete a partition, since it holds other records than the store, and follow the log again."""
 
 ShardServiceAsyncStub: typing_extensions.TypeAlias = ShardServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
@@ -126,6 +180,14 @@ ShardServiceAsyncStub: typing_extensions.TypeAlias = ShardServiceStub[
     grpc.aio.UnaryStreamMultiCallable[
         vitrail.v1.shard_pb2.MatchIdsRequest,
         vitrail.v1.shard_pb2.MatchIdsResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        vitrail.v1.shard_pb2.GetDigestsRequest,
+        vitrail.v1.shard_pb2.GetDigestsResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        vitrail.v1.shard_pb2.RebuildRequest,
+        vitrail.v1.shard_pb2.RebuildResponse,
     ],
 ]
 
@@ -152,5 +214,21 @@ class ShardServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[collections.abc.Iterator[vitrail.v1.shard_pb2.MatchIdsResponse], collections.abc.AsyncIterator[vitrail.v1.shard_pb2.MatchIdsResponse]]:
         """The ids of all records that meet a filter, page by page."""
+
+    @abc.abstractmethod
+    def GetDigests(
+        self,
+        request: vitrail.v1.shard_pb2.GetDigestsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[vitrail.v1.shard_pb2.GetDigestsResponse, collections.abc.Awaitable[vitrail.v1.shard_pb2.GetDigestsResponse]]:
+        """The digest of each slot of a partition, as it was at its last checkpoint."""
+
+    @abc.abstractmethod
+    def Rebuild(
+        self,
+        request: vitrail.v1.shard_pb2.RebuildRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[vitrail.v1.shard_pb2.RebuildResponse, collections.abc.Awaitable[vitrail.v1.shard_pb2.RebuildResponse]]:
+        """Delete a partition, since it holds other records than the store, and follow the log again."""
 
 def add_ShardServiceServicer_to_server(servicer: ShardServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

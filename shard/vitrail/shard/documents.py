@@ -15,15 +15,18 @@ from numpy.typing import NDArray
 from vitrail.shard.files import AppendFile, File
 from vitrail.shard.index import Rows
 
-ENTRY = np.dtype([("hash", "<u8"), ("offset", "<u8"), ("id_bytes", "<u4"), ("attribute_bytes", "<u4")])
+ENTRY = np.dtype(
+    [("hash", "<u8"), ("offset", "<u8"), ("id_bytes", "<u4"), ("attribute_bytes", "<u4"), ("digest", "<u8")]
+)
 GONE = -1
 
 
 class Document(NamedTuple):
-    """What a row is besides its vector; `attributes` is a serialized Attributes."""
+    """What a row is besides its vector; `attributes` is a serialized Attributes, `digest` that of the whole record."""
 
     id: str
     attributes: bytes
+    digest: int
 
 
 class Documents:
@@ -42,13 +45,14 @@ class Documents:
 
     def append(self, documents: Sequence[Document]) -> None:
         """Give the next rows their documents."""
-        entries: list[tuple[int, int, int, int]] = []
+        entries: list[tuple[int, int, int, int, int]] = []
         pieces: list[bytes] = []
         offset = self._documents.size
         for document in documents:
             id_bytes = document.id.encode()
             pieces += (id_bytes, document.attributes)
-            entries.append((hash_id(document.id), offset, len(id_bytes), len(document.attributes)))
+            sizes = (len(id_bytes), len(document.attributes))
+            entries.append((hash_id(document.id), offset, *sizes, document.digest))
             offset += len(id_bytes) + len(document.attributes)
         self._documents.append(b"".join(pieces))
         self._entries.append(np.array(entries, ENTRY).tobytes())

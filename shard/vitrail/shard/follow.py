@@ -32,7 +32,7 @@ class FollowAgain(Exception):
 
 
 class Follower:
-    """Keeps the partitions up to date. `ready` latches: once caught up, a shard answers while the log is away."""
+    """Keeps the partitions up to date. `ready` latches until one is rebuilt: a shard answers while the log is away."""
 
     def __init__(self, partitions: Partitions, channel: grpc.aio.Channel, writer: Executor) -> None:
         self.ready = asyncio.Event()
@@ -44,10 +44,12 @@ class Follower:
         """Of each partition when the stream was opened: one that was reset since must be sent everything again."""
         self._stream: grpc.aio.UnaryStreamCall[FollowRequest, FollowResponse] | None = None
 
-    def again(self) -> None:
-        """Open the stream anew, since a partition was reset."""
-        if self._stream is not None:
-            self._stream.cancel()
+    async def rebuild(self, partition: Partition, life: str, why: str) -> None:
+        """Delete what a partition holds, unless that is of another life by now, and follow the log again."""
+        if await self._write(lambda: partition.life == life and partition.reset()):
+            log.error("deleted a partition that is not as it should be", collection=partition.collection.name, why=why)
+            self._was_reset(partition)
+            self._again()
 
     async def run(self) -> None:
         """Follow until cancelled."""
@@ -68,10 +70,22 @@ class Follower:
                 log.warning("cannot follow the log", why=error.details(), again_in=delay)
             except OSError as error:  # a full disk: stay at the last checkpoint and try again
                 log.error("cannot apply rows of the log", why=str(error), again_in=delay)
-            self.again()  # not two streams at once
+            self._again()  # not two streams at once
             metrics.LOG_CONNECTED.set(0)
             await asyncio.sleep(delay)
             delay = min(2 * delay, LONGEST_DELAY)
+
+    def _again(self) -> None:
+        """Open the stream anew."""
+        if self._stream is not None:
+            self._stream.cancel()
+
+    def _was_reset(self, partition: Partition) -> None:
+        metrics.REBUILDS.inc()
+        if self._behind is not None:
+            self._behind.add(partition.collection.uid)
+        self.ready.clear()
+        metrics.READY.set(0)
 
     def _request(self) -> FollowRequest:
         begin, end = self._partitions.slots
@@ -100,7 +114,7 @@ class Follower:
                     log.warning("the store does not know our place in its log", collection=partition.collection.name)
                     await self._write(partition.reset)
                     self._lives[partition.collection.uid] = partition.life
-                    metrics.REBUILDS.inc()
+                    self._was_reset(partition)
         caught_up = self._behind is not None and not self._behind & {p.collection.uid for p in self._partitions}
         if caught_up and not self.ready.is_set():
             self.ready.set()

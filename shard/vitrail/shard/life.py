@@ -5,7 +5,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -22,6 +22,8 @@ from vitrail.shard.wanted import Wanted, wanted_build
 
 log = structlog.get_logger()
 T = TypeVar("T")
+Rebuild = Callable[[Partition, str, str], Awaitable[None]]
+"""Has a partition built again; given its life, and why."""
 
 TICK_SECONDS = 0.1
 PUBLISH_SECONDS = 10.0
@@ -34,10 +36,10 @@ OBSERVING_SHARE, OBSERVING_SHARE_AT_FIRST = 0.01, 0.1
 class Life:
     """Looks after all partitions of a shard; what it changes, it changes in the writer's thread."""
 
-    def __init__(self, partitions: Partitions, writer: Executor, follow_again: Callable[[], None]) -> None:
+    def __init__(self, partitions: Partitions, writer: Executor, rebuild: Rebuild) -> None:
         self._partitions = partitions
         self._writer = writer
-        self._follow_again = follow_again
+        self._rebuild = rebuild
         self._background = ThreadPoolExecutor(1, "background", initializer=_be_nice)
         self._building: asyncio.Task[None] | None = None
         self._build_after = 0.0
@@ -97,13 +99,11 @@ class Life:
             await asyncio.sleep(max(TICK_SECONDS, cpu / share - spent))
 
     async def _verify(self, partition: Partition) -> None:
+        life = partition.life
         try:
             await self._run_behind(partition.verify)
         except (Mismatch, OSError) as error:
-            if await self._write(partition.reset):
-                metrics.REBUILDS.inc()
-                log.error("deleted a damaged partition", collection=partition.collection.name, why=str(error))
-                self._follow_again()
+            await self._rebuild(partition, life, str(error))
 
     def _may_build(self) -> bool:
         return (self._building is None or self._building.done()) and time.monotonic() > self._build_after

@@ -61,7 +61,7 @@ async def _serve(config: Config) -> None:
 async def _serve_partitions(config: Config, writer: ThreadPoolExecutor, channel: grpc.aio.Channel) -> None:
     partitions = Partitions(config.data, config.slots, config.index_bytes)
     follower = Follower(partitions, channel, writer)
-    life = Life(partitions, writer, follower.again)
+    life = Life(partitions, writer, follower.rebuild)
     metrics_port = serve_metrics(config.host, config.metrics_port)
     server = Server(config.host, config.port, reuse_port=config.reuse_port)
     service = ShardService(config, partitions, follower, metrics_port)

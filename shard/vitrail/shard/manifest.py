@@ -14,7 +14,7 @@ from vitrail.shard.index import Choices, Recipe
 from vitrail.shard.recall import Curve
 
 NAME = "manifest.json"
-FORMAT = 2
+FORMAT = 3
 
 CONFIG = ConfigDict(frozen=True, extra="forbid")
 

@@ -15,16 +15,18 @@ import shutil
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 from uuid import uuid4
 
 import numpy as np
 
+from vitrail.rpc.digests import digest
 from vitrail.rpc.slots import SLOTS
 from vitrail.shard import manifest
 from vitrail.shard.bitmap import changed, count, rows_of
+from vitrail.shard.digests import Held
 from vitrail.shard.documents import Document, IdMap
 from vitrail.shard.files import Mismatch, hash_file, sync, verify, write_durably
 from vitrail.shard.index import Bits, Floats, Metric, Setting, Trained, to_float32
@@ -100,6 +102,8 @@ class Partition:
     view: View
     life: str
     """Another one after each reset, when rows are numbered anew; empty once it is closed."""
+    held: Held | None
+    """What it held at its last checkpoint; None before the first one since it was opened."""
     _table: Table
     _ids: IdMap | None
 
@@ -267,12 +271,18 @@ class Partition:
         ids = self._known_ids()
         replaced = np.array([row for row in ids.find([row.id for row in rows]) if row >= 0], np.int64)
         start = len(self._table)
-        self._table.append(self._stored(upserts), [Document(row.id, row.attributes) for row in upserts])
+        vectors = [row.vector for row in upserts]
+        documents = [
+            Document(row.id, row.attributes, digest(row.id.encode(), row.seq, vector, row.attributes))
+            for row, vector in zip(upserts, vectors, strict=True)
+        ]
+        self._table.append(self._stored(vectors), documents)
         ids.put([row.id for row in upserts], range(start, start + len(upserts)))
         ids.put([row.id for row in rows if row.deleted], [-1] * (len(rows) - len(upserts)))
         live = changed(self.view.live, len(self._table), replaced, np.arange(start, len(self._table)))
         records = self.view.records - len(replaced) + len(upserts)
         self._show(live, records, self.view.folded, self.view.trained)
+        np.maximum.at(self._written, [row.slot for row in rows], [row.seq for row in rows])
         self.changes += len(rows)
         self._changed = time.monotonic()
         self.troubles.pop(APPLYING, None)
@@ -280,6 +290,7 @@ class Partition:
     def checkpoint(self, cursor: Cursor) -> None:
         """Everything up to here has been applied."""
         self.cursor = cursor
+        self.held = Held(cursor, self.life, self._table.documents, self.view.live, self._written.copy())
 
     @property
     def wants_fold(self) -> bool:
@@ -428,6 +439,9 @@ class Partition:
         self.life = uuid4().hex  # after the cursor: who sees this life must not take the place of the last one
         self.unverified = published
         """What was published whose vectors nobody has compared with their hashes yet."""
+        self.held = None
+        # What was published may hold rows from beyond its place in the log, but those come again.
+        self._written = np.full(SLOTS, published.seq if published else 0, np.int64)
         self._ids = None
         self._trained = published.trained if published else None
         self._observed = Observed(self._trained.curve) if self._trained else None
@@ -488,6 +502,9 @@ class Partition:
         live = changed(np.zeros(0, np.uint8), len(table), dead, np.delete(everyone, dead))
         replaced, self._table, self._ids = self._table, table, None
         self._show(live, old.records, folded, trained)
+        if self.held is not None:  # else its files would stay until the next checkpoint
+            is_now = self.held.live is old.live
+            self.held = replace(self.held, documents=table.documents, live=live) if is_now else None
         replaced.close()
 
     def _state(self) -> tuple[int, str, str]:
@@ -497,9 +514,9 @@ class Partition:
     def _show(self, live: Bits, records: int, folded: int, trained: Trained | None) -> None:
         self.view = View(self._table, self.metric, live, records, folded, trained)
 
-    def _stored(self, rows: Sequence[Row]) -> Vectors:
+    def _stored(self, given: Sequence[bytes]) -> Vectors:
         """The vectors of rows as they are kept: [n, d] of `dtype`, of length 1 for cosine."""
-        vectors = self._given(rows)
+        vectors = self._read(given)
         if (
             self.metric == "cosine" and not vectors.dtype == self.dtype == np.float16
         ):  # what is stored so is of length 1
@@ -509,15 +526,15 @@ class Partition:
         stored: Vectors = vectors.astype(self.dtype, copy=False)
         return stored
 
-    def _given(self, rows: Sequence[Row]) -> Vectors:
-        """The vectors of rows as the log has them, [n, d]: in half precision where all are."""
-        sizes = {len(row.vector) for row in rows}
+    def _read(self, given: Sequence[bytes]) -> Vectors:
+        """Vectors as the log has them, [n, d]: in half precision where all are."""
+        sizes = {len(vector) for vector in given}
         half = 2 * self.dimension
         if len(sizes) > 1:
-            given = (np.frombuffer(row.vector, "<f2" if len(row.vector) == half else "<f4") for row in rows)
-            return np.stack([vector.astype(np.float32) for vector in given])
+            read = (np.frombuffer(vector, "<f2" if len(vector) == half else "<f4") for vector in given)
+            return np.stack([vector.astype(np.float32) for vector in read])
         kind = "<f2" if sizes == {half} else "<f4"
-        return np.frombuffer(b"".join(row.vector for row in rows), kind).reshape(-1, self.dimension)
+        return np.frombuffer(b"".join(given), kind).reshape(-1, self.dimension)
 
     def _tidy_up(self) -> None:
         """Remove what a step left behind that failed: on a full disk it takes the room that the next one needs."""

@@ -1,4 +1,4 @@
-"""What coordinators ask of a shard: search a batch, tell your state."""
+"""What coordinators ask of a shard: search a batch, tell your state, prove what you hold."""
 
 import asyncio
 import time
@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from vitrail.rpc import vectors
-from vitrail.rpc.errors import InvalidArgument, NotFound
+from vitrail.rpc.errors import InvalidArgument, NotFound, Unavailable
 from vitrail.rpc.server import Context
 from vitrail.shard import metrics
 from vitrail.shard.bitmap import rows_of
@@ -19,12 +19,16 @@ from vitrail.shard.partitions import Partitions
 from vitrail.shard.view import Found, View
 from vitrail.v1.collection_pb2 import IndexStats, RecallPoint
 from vitrail.v1.shard_pb2 import (
+    GetDigestsRequest,
+    GetDigestsResponse,
     GetStatusRequest,
     GetStatusResponse,
     GroupResult,
     MatchIdsRequest,
     MatchIdsResponse,
     PartitionStatus,
+    RebuildRequest,
+    RebuildResponse,
     SearchBatchRequest,
     SearchBatchResponse,
     SearchGroup,
@@ -57,9 +61,7 @@ class ShardService(ShardServiceServicer):
     async def MatchIds(  # noqa: N802
         self, request: MatchIdsRequest, context: Context
     ) -> AsyncIterator[MatchIdsResponse]:
-        partition = self._partitions.get(request.collection_uid)
-        if partition is None:
-            raise NotFound("unknown collection", field="collection_uid")
+        partition = self._partition(request.collection_uid)
         applied, view = partition.cursor, partition.view  # in this order: the view holds at least what is applied
         loop = asyncio.get_running_loop()
         try:
@@ -80,6 +82,31 @@ class ShardService(ShardServiceServicer):
             metrics_port=self._metrics_port,
             collections=self._partitions.collections(),
         )
+
+    async def GetDigests(self, request: GetDigestsRequest, context: Context) -> GetDigestsResponse:  # noqa: N802
+        partition = self._partition(request.collection_uid)
+        held, (begin, end) = partition.held, partition.slots
+        if held is None:
+            raise Unavailable("the partition has not caught up since it was opened")
+        sums = await asyncio.get_running_loop().run_in_executor(self._bulk, lambda: held.sums)
+        return GetDigestsResponse(
+            applied=held.cursor,
+            slot_begin=begin,
+            seqs=held.written[begin:end].astype("<i8").tobytes(),
+            sums=sums[begin:end].astype("<u8").tobytes(),
+            life=held.life,
+        )
+
+    async def Rebuild(self, request: RebuildRequest, context: Context) -> RebuildResponse:  # noqa: N802
+        why = "it held other records than the store"
+        await self._follower.rebuild(self._partition(request.collection_uid), request.life, why)
+        return RebuildResponse()
+
+    def _partition(self, uid: int) -> Partition:
+        partition = self._partitions.get(uid)
+        if partition is None:
+            raise NotFound("unknown collection", field="collection_uid")
+        return partition
 
     def _search_batch(self, request: SearchBatchRequest, arrived: float) -> SearchBatchResponse:
         return SearchBatchResponse(results=[self._search_group(group, arrived) for group in request.groups])
