@@ -102,33 +102,66 @@ def test_two_coordinators_on_one_store(start: Start, postgres: Postgres, tmp_pat
 
 
 def test_another_number_of_shards_takes_over(start: Start, tmp_path: Path) -> None:
-    """From 2 to 3 and back, with queries all the while: none fails, every answer covers everything."""
+    """From 2 to 3 while it runs, back to 2 at a restart: no query fails, and every answer covers everything."""
     running = start("--shards", "2")
     with Client(running.address) as client:
         vectors = filled(client)
-        eventually(lambda: client.shards().wanted == 2)
+        searching = Searching(running.address, "c", vectors, timeout=5)
+        searching.go_on(10)
+        said = json.loads(vitrail("shards", "--set", "3", "--json", "--address", running.address))
+        assert said["wanted"] == 3
+        is_handed_over(client, tmp_path, before=2, count=3)
+        searching.go_on(50)
+        searching.stop()
+        assert_right(searching)
+        table = vitrail("shards", "--address", running.address)
+        assert table.splitlines()[0].strip() == "3 shards serve"
     running.stop()
-    for before, count in ((2, 3), (3, 2)):
-        running = start("--shards", str(count))
-        with Client(running.address) as client:
-            searching = Searching(running.address, "c", vectors, timeout=5)
-            assert {process.shards for process in client.shards().processes} >= {before}
-            eventually(partial(serve, client, count))
-            eventually(partial(are_gone, tmp_path / "data" / "shards", before))
-            searching.go_on(50)
-            searching.stop()
-            assert_right(searching)
-            shards = client.shards()
-            assert (shards.serving, shards.wanted) == (count, count)
-            assert [(p.shard, p.shards, p.failure, p.behind) for p in shards.processes] == [
-                (index, count, "", 0) for index in range(count)
-            ]
-            assert sum(process.records for process in shards.processes) == RECORDS
-            table = vitrail("shards", "--address", running.address)
-            assert table.splitlines()[0].strip() == f"{count} shards serve"
-            said = json.loads(vitrail("shards", "--set", "7", "--json", "--address", running.address))
-            assert (said["serving"], said["wanted"], len(said["processes"])) == (count, 7, count)
-        running.stop()
+    running = start("--shards", "2")
+    with Client(running.address) as client:
+        searching = Searching(running.address, "c", vectors, timeout=5)
+        assert {process.shards for process in client.shards().processes} >= {3}
+        is_handed_over(client, tmp_path, before=3, count=2)
+        searching.go_on(50)
+        searching.stop()
+        assert_right(searching)
+    running.stop()
+    running = start()
+    with Client(running.address) as client:
+        is_handed_over(client, tmp_path, before=3, count=2)
+
+
+def is_handed_over(client: Client, data: Path, before: int, count: int) -> None:
+    """Wait until a layout serves and the one before it is gone, with all that it held."""
+    eventually(partial(serve, client, count))
+    eventually(partial(are_gone, data / "data" / "shards", before))
+    eventually(lambda: {process.shards for process in client.shards().processes} == {count})
+    shards = client.shards()
+    assert (shards.serving, shards.wanted) == (count, count)
+    assert [(p.shard, p.failure, p.behind) for p in shards.processes] == [(index, "", 0) for index in range(count)]
+    assert sum(process.records for process in shards.processes) == RECORDS
+
+
+def test_a_coordinator_that_starts_while_the_store_is_away(start: Start) -> None:
+    """It searches what shards hold, by what they know of collections; writes are refused until the store is back."""
+    with running_postgres() as server:
+        running = start("--shards", "2", "--store", server.new_database())
+        with Client(running.address, timeout=10) as client:
+            vectors = filled(client)
+            server.stop()
+            running.kill("server")
+            eventually(lambda: is_found(client, vectors[7], "r7"))
+            assert [collection.name for collection in client.list_collections()] == ["c"]
+            with Client(running.address, retries=0) as hasty:
+                assert is_refused(hasty)
+            server.start()
+            new = np.eye(1, DIMENSION, dtype=np.float32)
+            eventually(lambda: not is_refused(client))
+            seq = client.upsert("c", ids=["new"], vectors=new).seq
+            assert client.search("c", vector=new[0], min_seq=seq, top_k=1).hits[0].id == "new"
+            assert len(running.shards()) == 2
+            stats = wait_applied(client, "c")
+            assert sum(partition.records for partition in stats.partitions) == RECORDS + 1
 
 
 def test_a_store_that_is_away(start: Start) -> None:
@@ -159,7 +192,7 @@ def test_a_store_that_is_away(start: Start) -> None:
 
 def assert_right(searching: Searching) -> None:
     """Every answer covered everything, and found the record that it asked with."""
-    assert not searching.faults
+    assert_right(searching)
     firsts = [seen.first for seen in searching.seen]
     assert firsts == [f"r{number % RECORDS}" for number in range(len(firsts))]
 
@@ -183,6 +216,15 @@ def is_there(client: Client) -> bool:
         return client.stats("c").records == RECORDS
     except VitrailError:
         return False
+
+
+def is_found(client: Client, vector: np.ndarray[tuple[int], np.dtype[np.float32]], name: str) -> bool:
+    """Whether a search finds a record and covers everything, once somebody answers."""
+    try:
+        result = client.search("c", vector=vector, top_k=1)
+    except VitrailError:
+        return False
+    return result.coverage.fraction == 1 and result.hits[0].id == name
 
 
 def is_refused(client: Client) -> bool:

@@ -90,6 +90,7 @@ class FakeShard(ShardServiceServicer):
         digests: What it says that it held at its last checkpoint; None before the first one.
         rebuilds: All orders to rebuild a partition, in order.
         requests: All batches that came, in order.
+        probes: How often it was asked for its status.
         filters: All filters whose ids were asked for, in order.
     """
 
@@ -108,6 +109,7 @@ class FakeShard(ShardServiceServicer):
     digests: GetDigestsResponse | None = None
     rebuilds: list[RebuildRequest] = field(default_factory=list)
     requests: list[SearchBatchRequest] = field(default_factory=list)
+    probes: int = 0
     address: str = ""
     _going: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -128,6 +130,7 @@ class FakeShard(ShardServiceServicer):
         return SearchBatchResponse(results=results + results[:1] * self.malformed)
 
     async def GetStatus(self, request: GetStatusRequest, context: Context) -> GetStatusResponse:  # noqa: N802
+        self.probes += 1
         await self._going.wait()
         partition = PartitionStatus(
             collection_uid=1, records=len(self.records), applied=Cursor(seq=self.seq), index=self.index_stats

@@ -131,6 +131,13 @@ async def test_catalog_rows_checkpoint(stub: "LogServiceAsyncStub", journal: Jou
     assert dict(follower.collections[uid].attributes) == {"name": 1}
 
 
+async def test_a_catalog_that_is_not_the_stores_is_not_sent(stub: "LogServiceAsyncStub", journal: Journal) -> None:
+    """What shards told a coordinator would have other shards drop what they did not tell of."""
+    await collection(journal)
+    journal.is_loaded = False
+    assert (await Follower(stub).failure()).code() == grpc.StatusCode.UNAVAILABLE
+
+
 async def test_an_empty_collection(stub: "LogServiceAsyncStub", journal: Journal) -> None:
     """It has a place too, so that a shard knows that it holds all of it."""
     uid = await collection(journal)

@@ -233,7 +233,7 @@ async def test_what_others_write_is_news(stores: tuple[Store, Store]) -> None:
     ours, theirs = Journal(stores[0]), Journal(stores[1])
     await ours.load_catalog()
     await theirs.load_catalog()
-    watching = asyncio.create_task(ours.watch())
+    watching = asyncio.create_task(ours.watch(lambda: (0, ())))
     async with running(theirs.batcher):
         made = await theirs.change_catalog(theirs.store.create_collection, Collection(name="new", dimension=2))
         await eventually(lambda: [collection.uid for collection in ours.catalog.all()] == [made.uid])
@@ -281,4 +281,4 @@ def test_a_url_that_cannot_be_read() -> None:
     with pytest.raises(ValueError, match="URL of the store"):
         Database("postgresql://user@host:port/name")
     with pytest.raises(Unavailable, match="the store failed"):
-        Database("postgresql://nobody@127.0.0.1:1/none")
+        Store(Database("postgresql://nobody@127.0.0.1:1/none")).heads()

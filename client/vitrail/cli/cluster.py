@@ -2,37 +2,52 @@
 
 Ports are reserved first: this process binds each one and keeps it, without listening, and the children share it
 (SO_REUSEPORT). So they know each other's addresses before they start, nobody takes a port in between, and a child
-that is started again finds its own.
+that is started again finds its own. The coordinator reads the addresses of shards from a file, since another number of
+shards may be wanted at any time: their processes are then started beside the others, which end once the new ones serve.
 """
 
 import asyncio
-import contextlib
 import shutil
 import socket
 import sys
 import time
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from vitrail.rpc.process import child_environment
+from vitrail.cli.child import Child
 from vitrail.rpc.server import wait_for_signal
 from vitrail.v1.cluster_pb2 import GetShardsRequest, GetShardsResponse, SetShardsRequest
 from vitrail.v1.cluster_pb2_grpc import ClusterServiceStub
 
 START_SECONDS = 300.0
-STOP_SECONDS = 20.0
-RESTART_SECONDS = 1.0
-HAND_OVER_SECONDS = 0.5
+TEND_SECONDS = 0.5
 CALL_SECONDS = 10.0
-LAST_LINES = 20
+DEFAULT_SHARDS, MAX_SHARDS = 2, 64
 
 
 class StartFailed(Exception):
     """A process ended before the cluster was ready."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The processes of all shards, where there are so many of them."""
+
+    count: int
+    processes: list[Child]
+    ports: list[socket.socket]
+    """What binds them lives as long as the processes may."""
+
+    async def stop(self) -> None:
+        for child in self.processes:
+            child.let_end()
+        await asyncio.gather(*(child.stop() for child in self.processes))
+        for held in self.ports:
+            held.close()
 
 
 class Cluster:
@@ -45,35 +60,28 @@ class Cluster:
         host: str,
         port: int,
         metrics_port: int,
-        shards: int,
+        shards: int | None,
         replicas: int = 1,
         store: str | None = None,
     ) -> None:
-        """Reserve the ports; without a `store` it is SQLite among the data.
+        """Reserve the ports; without `shards` there are as many as before, without a `store` it is among the data.
 
         Raises:
-            OSError: One is taken.
+            OSError: A port is taken.
         """
-        self._data = data
+        self._directory = data / "shards"
+        self._logs = data / "logs"
         self._store = store or str(data / "store")
         self._host = host
-        self._count = shards
-        self._before = _other_layout(data / "shards", shards)
-        processes = shards * replicas
-        # What binds the ports must live as long as the cluster.
-        self._reserved = [_reserve(host, wanted) for wanted in (port, *[0] * (processes + self._before))]
-        self._addresses = [f"{host}:{held.getsockname()[1]}" for held in self._reserved]
+        self._replicas = replicas
+        before = _layout_in(self._directory)
+        self._count = shards or before or DEFAULT_SHARDS
+        """How many shards are wanted at the start."""
+        self._port = _reserve(host, port)
         self._coordinator = self._coordinator_child(metrics_port)
-        self._shards = [
-            self._shard_child(
-                process, shards, self._addresses[1 + process], metrics_port and metrics_port + 1 + process
-            )
-            for process in range(processes)
-        ]
-        self._old_shards = [
-            self._shard_child(index, self._before, self._addresses[1 + processes + index], 0)
-            for index in range(self._before)
-        ]
+        self._layouts = [self._layout(before, replicas=1)] if before not in (0, self._count) else []
+        """The one that is to serve is the last."""
+        self._layouts.append(self._layout(self._count, replicas, metrics_port and metrics_port + 1))
 
     async def run(self, on_ready: Callable[[str], None]) -> None:
         """Run until a signal comes, then stop every process.
@@ -88,22 +96,25 @@ class Cluster:
             if not stopped.done():
                 ready.result()
                 on_ready(self._coordinator.address)
-                handing_over = asyncio.create_task(self._hand_over())
-                await stopped
-                handing_over.cancel()
+                tending = asyncio.create_task(self._tend())
+                await asyncio.wait([stopped, tending], return_when=asyncio.FIRST_COMPLETED)
+                tending.cancel()
+                if not stopped.done():
+                    tending.result()  # it ends by itself where it has failed
         finally:
             ready.cancel()
             await self._stop()
 
     @property
-    def _children(self) -> list["Child"]:
-        return [self._coordinator, *self._shards, *self._old_shards]
+    def _children(self) -> list[Child]:
+        return [self._coordinator, *(child for layout in self._layouts for child in layout.processes)]
 
     async def _start(self) -> None:
         """Start everything, and wait for what serves first: the shards of before, where their number has changed."""
+        self._tell_addresses()
         for child in self._children:
             await child.start()
-        first = [self._coordinator, *(self._old_shards or self._shards)]
+        first = [self._coordinator, *self._layouts[0].processes]
         waits = {asyncio.create_task(_serving(child.address)) for child in first}
         exits = {asyncio.create_task(child.wait()) for child in self._children}
         try:
@@ -122,153 +133,110 @@ class Cluster:
         for child in self._children:
             child.keep_alive()
 
-    async def _hand_over(self) -> None:
-        """Have this number of shards serve; once they do, end those of before and delete what they held."""
+    async def _tend(self) -> None:
+        """Have as many shards serve as are wanted, which is first what this was started with, then what is set."""
         async with grpc.aio.insecure_channel(self._coordinator.address) as channel:
             cluster = ClusterServiceStub(channel)
-            places = GetShardsResponse()
-            while (places.wanted, places.serving) != (self._count, self._count):
-                with contextlib.suppress(grpc.aio.AioRpcError):  # the store may be away; asked again
-                    if places.wanted != self._count:
+            is_told = False
+            while True:
+                try:
+                    if not is_told:
                         await cluster.SetShards(SetShardsRequest(shards=self._count), timeout=CALL_SECONDS)
-                    places = await cluster.GetShards(GetShardsRequest(), timeout=CALL_SECONDS)
-                await asyncio.sleep(HAND_OVER_SECONDS)
-        if not self._old_shards:
+                        is_told = True
+                    await self._arrange(await cluster.GetShards(GetShardsRequest(), timeout=CALL_SECONDS))
+                except grpc.aio.AioRpcError:
+                    pass  # the store may be away; asked again
+                except OSError as error:
+                    print(f"cannot change the number of shards: {error}", file=sys.stderr, flush=True)
+                await asyncio.sleep(TEND_SECONDS)
+
+    async def _arrange(self, places: GetShardsResponse) -> None:
+        """Start the layout that is wanted where it does not run; once it serves, end the others."""
+        if not 1 <= places.wanted <= MAX_SHARDS:
             return
-        for child in self._old_shards:
-            child.let_end()
-        await asyncio.gather(*(child.stop() for child in self._old_shards))
-        for directory in (self._data / "shards").glob(f"*-of-{self._before}*"):
-            shutil.rmtree(directory)
-        print(f"{self._count} shards serve now, where {self._before} did", file=sys.stderr, flush=True)
+        self._layouts.sort(key=lambda layout: layout.count == places.wanted)
+        if self._layouts[-1].count != places.wanted:
+            layout = self._layout(places.wanted, self._replicas)
+            self._layouts.append(layout)
+            for child in layout.processes:
+                await child.start()
+                child.keep_alive()
+            self._tell_addresses()
+        elif places.serving == places.wanted and len(self._layouts) > 1:
+            others, self._layouts = self._layouts[:-1], self._layouts[-1:]
+            for layout in others:
+                await layout.stop()
+                for directory in _directories(self._directory, layout.count):
+                    shutil.rmtree(directory)
+            self._tell_addresses()
+            print(f"{places.serving} shards serve now", file=sys.stderr, flush=True)
 
     async def _stop(self) -> None:
         """The coordinator first, so that no query meets a shard that is gone; the shards then publish."""
         for child in self._children:
             child.let_end()
         await self._coordinator.stop()
-        await asyncio.gather(*(child.stop() for child in [*self._shards, *self._old_shards]))
-        for held in self._reserved:
-            held.close()
+        await asyncio.gather(*(layout.stop() for layout in self._layouts))
+        self._port.close()
 
-    def _coordinator_child(self, metrics_port: int) -> "Child":
-        options = {"shards": ",".join(self._addresses[1:])}
+    def _tell_addresses(self) -> None:
+        self._directory.mkdir(parents=True, exist_ok=True)
+        addresses = [child.address for layout in self._layouts for child in layout.processes]
+        beside = self._addresses.with_name("addresses.new")
+        beside.write_text("\n".join(addresses))
+        beside.replace(self._addresses)
+
+    @property
+    def _addresses(self) -> Path:
+        return self._directory / "addresses"
+
+    def _layout(self, count: int, replicas: int, metrics_port: int = 0) -> Layout:
+        ports = [_reserve(self._host, 0) for _ in range(count * replicas)]
+        processes = [
+            self._shard_child(*divmod(number, count), count, held, metrics_port and metrics_port + number)
+            for number, held in enumerate(ports)
+        ]
+        return Layout(count, processes, ports)
+
+    def _coordinator_child(self, metrics_port: int) -> Child:
+        options = {"shards": f"file:{self._addresses}"}
         # The store in the environment: a password among the arguments would be there for everyone to see.
-        environment = {"VITRAIL_STORE": self._store}
-        return self._child("coordinator", "server", self._addresses[0], metrics_port, options, environment)
+        return self._child("coordinator", "server", self._port, metrics_port, options, {"VITRAIL_STORE": self._store})
 
-    def _shard_child(self, process: int, count: int, address: str, metrics_port: int) -> "Child":
-        replica, index = divmod(process, count)
+    def _shard_child(self, replica: int, index: int, count: int, port: socket.socket, metrics_port: int) -> Child:
         name = f"{index}-of-{count}{f'-replica-{replica}' if replica else ''}"
-        options = {"index": index, "count": count, "log": self._addresses[0], "data": self._data / "shards" / name}
-        return self._child(f"shard-{name}", "shard", address, metrics_port, options)
+        options = {"index": index, "count": count, "log": self._coordinator.address, "data": self._directory / name}
+        return self._child(f"shard-{name}", "shard", port, metrics_port, options)
 
     def _child(
         self,
         name: str,
         command: str,
-        address: str,
+        port: socket.socket,
         metrics_port: int,
         options: dict[str, object],
         environment: Mapping[str, str] | None = None,
-    ) -> "Child":
-        host, _, port = address.rpartition(":")
-        options |= {"host": host, "port": port, "metrics-port": metrics_port}
+    ) -> Child:
+        number = port.getsockname()[1]
+        options |= {"host": self._host, "port": number, "metrics-port": metrics_port}
         arguments = [word for key, value in options.items() for word in (f"--{key}", str(value))]
         program = [sys.executable, "-m", "vitrail.cli.main", command, *arguments, "--reuse-port"]
-        return Child(name, address, program, self._data / "logs" / f"{name}.log", environment or {})
+        return Child(name, f"{self._host}:{number}", program, self._logs / f"{name}.log", environment or {})
 
 
-class Child:
-    """One process, with its log."""
-
-    def __init__(
-        self, name: str, address: str, program: Sequence[str], log: Path, environment: Mapping[str, str]
-    ) -> None:
-        self.name = name
-        self.address = address
-        self._program = program
-        self._environment = environment
-        self._log = log
-        self._last: deque[str] = deque(maxlen=LAST_LINES)
-        self._process: asyncio.subprocess.Process | None = None
-        self._copying: asyncio.Task[None] | None = None
-        self._keeping: asyncio.Task[None] | None = None
-
-    @property
-    def exited(self) -> bool:
-        return self._process is not None and self._process.returncode is not None
-
-    def last_lines(self) -> str:
-        return " | ".join(self._last) or "it said nothing"
-
-    async def start(self) -> None:
-        self._log.parent.mkdir(parents=True, exist_ok=True)
-        self._process = await asyncio.create_subprocess_exec(
-            *self._program,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.PIPE,
-            env=child_environment() | self._environment,
-        )
-        self._copying = asyncio.create_task(self._copy_log(self._process))
-
-    async def wait(self) -> None:
-        """Wait until it has ended and its log is written."""
-        if self._process is not None and self._copying is not None:
-            await self._process.wait()
-            await self._copying
-
-    def keep_alive(self) -> None:
-        """From now on, start it again whenever it ends."""
-        self._keeping = asyncio.create_task(self._keep_alive())
-
-    def let_end(self) -> None:
-        """From now on, do not start it again."""
-        if self._keeping is not None:
-            self._keeping.cancel()
-
-    async def stop(self) -> None:
-        """Ask it to end, and make it end when it takes too long."""
-        if self._process is None or self.exited:
-            return
-        self._process.terminate()
-        try:
-            async with asyncio.timeout(STOP_SECONDS):
-                await self.wait()
-        except TimeoutError:
-            self._process.kill()
-            await self.wait()
-
-    async def _keep_alive(self) -> None:
-        while True:
-            await self.wait()
-            code = self._process.returncode if self._process else None
-            print(f"{self.name} ended with {code}; starting it again", file=sys.stderr, flush=True)
-            await asyncio.sleep(RESTART_SECONDS)
-            await self.start()
-
-    async def _copy_log(self, process: asyncio.subprocess.Process) -> None:
-        """Copy its standard error to the log file and to ours."""
-        if process.stderr is None:
-            return
-        with self._log.open("ab") as file:
-            while line := await process.stderr.readline():
-                file.write(line)
-                file.flush()
-                self._last.append(line.decode(errors="replace").strip())
-                sys.stderr.buffer.write(line)
-                sys.stderr.buffer.flush()
+def _directories(directory: Path, count: int) -> list[Path]:
+    """Where the processes of a layout keep their partitions."""
+    return [*directory.glob(f"*-of-{count}"), *directory.glob(f"*-of-{count}-replica-*")]
 
 
-def _other_layout(directory: Path, count: int) -> int:
-    """How many shards served here last, where that was another number, or 0."""
+def _layout_in(directory: Path) -> int:
+    """How many shards served here last, or 0."""
     found: dict[int, set[int]] = {}
     for manifest in directory.glob("*-of-*/*/manifest.json"):
         index, _, shards = manifest.parent.parent.name.partition("-of-")
         if index.isdigit() and shards.isdigit():
             found.setdefault(int(shards), set()).add(int(index))
-    return max((shards for shards, there in found.items() if len(there) == shards != count), default=0)
+    return max((shards for shards, there in found.items() if len(there) == shards), default=0)
 
 
 async def _serving(address: str) -> None:

@@ -27,7 +27,13 @@ def server(
             envvar="VITRAIL_STORE",
         ),
     ],
-    shards: Annotated[str, typer.Option(help="host:port of each shard process, replicas included, with commas.")],
+    shards: Annotated[
+        str,
+        typer.Option(
+            help="Each shard process, replicas included, with commas: HOST:PORT, dns:NAME:PORT for all addresses of a "
+            "name, or file:PATH for the lines of a file."
+        ),
+    ],
     host: Host = "127.0.0.1",
     port: Port = 50051,
     metrics_port: MetricsPort = 9090,

@@ -13,7 +13,10 @@ from vitrail.cli.processes import SINGLE_THREADED
 
 
 def up(
-    shards: Annotated[int, typer.Option(help="How many shards, each one process.", min=1, max=64)] = 2,
+    shards: Annotated[
+        int | None,
+        typer.Option(help="How many shards, each one process. As many as before, at first 2.", min=1, max=64),
+    ] = None,
     replicas: Annotated[int, typer.Option(help="Processes for each shard, all with the same.", min=1, max=8)] = 1,
     data: Annotated[Path, typer.Option(help="Where everything is kept.")] = Path("vitrail-data"),
     store: Annotated[

@@ -6,6 +6,8 @@ from typing import Annotated
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from vitrail.server.discovery import DNS, FILE
+
 
 class Config(BaseSettings):
     """Each field can come from the environment, as VITRAIL_PORT and so on."""
@@ -15,8 +17,9 @@ class Config(BaseSettings):
     store: str = Field(min_length=1)
     """A directory for SQLite, or the URL of a PostgreSQL database: postgresql://user@host/name."""
     shards: Annotated[tuple[str, ...], NoDecode] = Field(min_length=1)
-    """host:port of each shard process, replicas and other layouts included, in any order: each says which shard it
-    is. Separated by commas in the environment."""
+    """Where the shard processes are, replicas and other layouts included, in any order: each says which shard it is.
+    HOST:PORT is one; dns:NAME:PORT those at all addresses that a name has, file:PATH those in the lines of a file, and
+    both are looked at again and again. Separated by commas in the environment."""
     host: str = "127.0.0.1"
     port: int = Field(default=50051, ge=0, le=65535)
     """0 takes a free one."""
@@ -48,9 +51,9 @@ class Config(BaseSettings):
     @classmethod
     def _addresses(cls, shards: tuple[str, ...]) -> tuple[str, ...]:
         for shard in shards:
-            host, _, port = shard.rpartition(":")
-            if not host or not port.isdigit():
-                raise ValueError(f"{shard!r} is not host:port")
+            host, _, port = shard.removeprefix(DNS).rpartition(":")
+            if not shard.startswith(FILE) and (not host or not port.isdigit()):
+                raise ValueError(f"{shard!r} is not HOST:PORT, dns:NAME:PORT or file:PATH")
         if len(set(shards)) != len(shards):
             raise ValueError("a shard is named twice")
         return shards

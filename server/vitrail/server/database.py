@@ -29,14 +29,14 @@ MIGRATING = threading.Lock()  # what Alembic runs finds its context in global va
 
 
 class Database:
-    """An engine with the schema of this version.
+    """An engine, with the schema of this version from the first transaction on.
 
     Attributes:
         is_shared: Whether other processes may write to it.
     """
 
     def __init__(self, location: str) -> None:
-        """Open or create it.
+        """Say where it is; it may be away.
 
         Args:
             location: A directory for SQLite, or a URL that begins with postgresql://.
@@ -44,32 +44,30 @@ class Database:
         Raises:
             ValueError: The URL cannot be read.
             OSError: Another process has the directory open.
-            Unavailable: It cannot be reached, is no database, or was written by a newer version.
         """
         self.is_shared = location.startswith(POSTGRESQL)
         self._lock: IO[str] | None = None
+        self._is_migrated = False
         self._engine = self._snapshots = _postgresql(location) if self.is_shared else self._sqlite(Path(location))
         if self.is_shared:  # SQLite has no other transactions
             self._snapshots = self._engine.execution_options(isolation_level="REPEATABLE READ")
-        try:
-            self._migrate()
-        except BaseException:
-            self.close()
-            raise
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[sa.Connection]:
         """A transaction whose failures are the store's, not the caller's.
 
         Raises:
-            Unavailable: It failed, and nothing was written.
+            Unavailable: It cannot be reached, is no database, was written by a newer version, or the transaction
+                failed, and nothing was written.
         """
+        self._migrate()
         with _translated(), self._engine.begin() as connection:
             yield connection
 
     @contextlib.contextmanager
     def snapshot(self) -> Iterator[sa.Connection]:
         """A transaction that reads one moment, however many statements it takes."""
+        self._migrate()
         with _translated(), self._snapshots.begin() as connection:
             yield connection
 
@@ -92,10 +90,13 @@ class Database:
         return engine
 
     def _migrate(self) -> None:
+        if self._is_migrated:
+            return
         for left in reversed(range(MIGRATION_TRIES)):
             try:
-                with MIGRATING, self.transaction() as connection:
+                with MIGRATING, _translated(), self._engine.begin() as connection:
                     _upgrade(connection)
+                self._is_migrated = True
                 return
             except Unavailable as error:
                 if not left or not isinstance(error.__cause__, sa.exc.IntegrityError | sa.exc.ProgrammingError):

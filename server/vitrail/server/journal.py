@@ -19,6 +19,7 @@ from vitrail.server import metrics
 from vitrail.server.batching import Batcher, Ticket
 from vitrail.server.catalog import Catalog, News
 from vitrail.server.store import Store, Write, Written
+from vitrail.v1.collection_pb2 import Collection
 
 log = structlog.get_logger()
 P = ParamSpec("P")
@@ -27,6 +28,7 @@ T = TypeVar("T")
 READERS = 4
 # How often to look for what other coordinators have written.
 POLL_SECONDS = 0.05
+AWAY_SECONDS = 0.25
 COMMIT_ROWS = 10_000
 WAITING_ROWS = 100_000
 
@@ -37,6 +39,8 @@ class Journal:
     def __init__(self, store: Store) -> None:
         self.store = store
         self.catalog = Catalog()
+        self.is_loaded = False
+        """Whether the catalog is the store's own: not where the store was away from the start."""
         self.news = News()
         self._readers = ThreadPoolExecutor(READERS, "store-read")
         self._writer = ThreadPoolExecutor(1, "store-write")
@@ -65,22 +69,31 @@ class Journal:
     async def load_catalog(self) -> None:
         seq, collections = await self._in(self._writer, self.store.read_catalog)
         self.catalog.replace(seq, collections, await self._in(self._writer, self.store.wanted_shards))
+        self.is_loaded = True
         self.news.tell()
 
-    async def watch(self) -> None:
-        """Tell the news of what other coordinators write, until cancelled."""
-        known = None
+    async def watch(self, told: Callable[[], tuple[int, Sequence[Collection]]]) -> None:
+        """Tell the news of what other coordinators write, until cancelled.
+
+        Args:
+            told: What shards say of the catalog, with its `seq`: searched by until the store has been there once.
+        """
+        known, failing = None, False
         while True:
             try:
                 heads = await self.read(self.store.heads)
-                if heads.catalog_seq != self.catalog.seq:
+                if heads.catalog_seq != self.catalog.seq or not self.is_loaded:
                     await self.load_catalog()
                 elif heads != known:
                     self.news.tell()
-                known = heads
+                known, failing = heads, False
             except Unavailable as error:
-                log.warning("cannot look for news", why=str(error))
-            await asyncio.sleep(POLL_SECONDS)
+                if not failing:
+                    log.warning("the store is away", why=str(error))
+                failing = True
+                if not self.is_loaded:
+                    self.catalog.replace(*told(), wanted_shards=0)
+            await asyncio.sleep(AWAY_SECONDS if failing else POLL_SECONDS)
 
     def close(self) -> None:
         self._writer.shutdown()

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Mapping
 
-from vitrail.rpc.errors import InvalidArgument
+from vitrail.rpc.errors import InvalidArgument, Unavailable
 from vitrail.rpc.server import Context
 from vitrail.rpc.slots import SLOTS
 from vitrail.server import metrics
@@ -25,6 +25,8 @@ class LogService(LogServiceServicer):
         slots = (request.slot_begin, request.slot_end)
         if not 0 <= slots[0] < slots[1] <= SLOTS:
             raise InvalidArgument(f"slots {slots[0]} to {slots[1]} are not within 0 to {SLOTS}", field="slot_end")
+        if not self._journal.is_loaded:
+            raise Unavailable("the store has not been there yet")  # what shards told would make them drop the rest
         places = {cursor.collection_uid: cursor for cursor in request.cursors}
         with metrics.FOLLOWERS.track_inprogress():
             async for event in self._follow(slots, places):

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import structlog
 import uvloop
@@ -23,6 +23,7 @@ from vitrail.server.collections import CollectionService
 from vitrail.server.config import Config
 from vitrail.server.database import Database
 from vitrail.server.decode import ImageLimits
+from vitrail.server.discovery import find, watch
 from vitrail.server.embedder import EfficientNetLite0
 from vitrail.server.embedding import Pipeline
 from vitrail.server.fanout import Fanout
@@ -53,7 +54,7 @@ def run(config: Config) -> None:
     Raises:
         ValueError: The URL of the store cannot be read.
         OSError: The directory of the store or a port is taken.
-        Unavailable: The store cannot be opened.
+        Unavailable: The store cannot be opened, and no shard tells what is in it.
     """
     die_with_parent()
     give_memory_back()
@@ -93,7 +94,8 @@ async def _parts(
 ) -> AsyncIterator[tuple[Server, Journal, Topology, list[asyncio.Task[None]]]]:
     """The parts of a coordinator put together, with the tasks that run as long as it does."""
     journal = Journal(Store(Database(config.store)))
-    await journal.load_catalog()
+    topology = Topology((), lambda: journal.catalog.wanted_shards)
+    await _load_catalog(journal, topology, config.shards)
     embedder = EfficientNetLite0(config.threads)
     pipeline = Pipeline(
         embedder,
@@ -102,7 +104,6 @@ async def _parts(
         batch=config.embed_batch,
         capacity=config.queue,
     )
-    topology = Topology(config.shards, lambda: journal.catalog.wanted_shards)
     fanout = Fanout(topology, batch=config.search_batch, capacity=config.queue)
     queries = Queries(pipeline, journal)
     server = Server(config.host, config.port, reuse_port=config.reuse_port)
@@ -130,9 +131,16 @@ async def _parts(
         (add_LogServiceServicer_to_server, LogService(journal), log_pb2, "Log"),
     ):
         server.add(register, servicer, module.DESCRIPTOR.services_by_name[f"{name}Service"].full_name)
-    work = [topology.run(), fanout.batcher.run(), pipeline.batcher.run(), journal.batcher.run(), _report(journal)]
+    work = [
+        topology.run(),
+        watch(config.shards, topology.use),
+        fanout.batcher.run(),
+        pipeline.batcher.run(),
+        journal.batcher.run(),
+        _report(journal),
+    ]
     if journal.store.is_shared:
-        work.append(journal.watch())
+        work.append(journal.watch(topology.catalog))
     tasks = [asyncio.create_task(each) for each in work]
     try:
         yield server, journal, topology, tasks
@@ -143,6 +151,20 @@ async def _parts(
         await topology.close()
         pipeline.close()
         journal.close()
+
+
+async def _load_catalog(journal: Journal, topology: Topology, sources: Sequence[str]) -> None:
+    """Read the catalog; while the store is away, what the shards know of it will do to search by."""
+    try:
+        await journal.load_catalog()
+    except Unavailable:
+        topology.use(await find(sources))
+        await topology.probe_all()
+        seq, collections = topology.catalog()
+        if not seq:
+            raise
+        log.warning("the store is away: searching what the shards hold")
+        journal.catalog.replace(seq, collections, wanted_shards=0)
 
 
 async def _report(journal: Journal) -> None:

@@ -1,4 +1,4 @@
-"""The shards: which processes there are, what each last said of itself, and which of them can be asked now.
+"""The shards: what each process last said of itself, and which of them can be asked now.
 
 Each process says which shard it is and of how many, so addresses have no order. Those that say the same are replicas
 of one shard; those that say another number of shards are another layout, and one layout serves at a time.
@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import random
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ import structlog
 
 from vitrail.rpc.channel import CLIENT_OPTIONS
 from vitrail.server import metrics
+from vitrail.v1.collection_pb2 import Collection
 from vitrail.v1.shard_pb2 import GetStatusRequest, GetStatusResponse, PartitionStatus
 from vitrail.v1.shard_pb2_grpc import ShardServiceStub
 
@@ -27,6 +28,7 @@ log = structlog.get_logger()
 
 PROBE_SECONDS = 0.25
 PROBE_TIMEOUT = 1.0
+FORGET_SECONDS = 10.0
 # A replica with so many batches overdue is not asked again until a probe answers.
 MAX_OVERDUE = 2
 NEVER_HEARD, CATCHING_UP = "not yet heard of", "still catching up with the log"
@@ -112,7 +114,7 @@ class Shard:
         heard = (replica.records.get(uid) for replica in self.replicas)
         return max((records for records in heard if records is not None), default=None)
 
-    def pick(self, but: Collection[Replica] = (), overdue: bool = False) -> Replica | None:
+    def pick(self, but: Container[Replica] = (), overdue: bool = False) -> Replica | None:
         """The replica to ask: with the fewest batches outstanding, among those that are ready and work if there are.
 
         Args:
@@ -130,21 +132,41 @@ class Shard:
 class Topology:
     """All processes, and the layout that serves. `run` asks each for its status, again and again."""
 
-    def __init__(self, addresses: Sequence[str], wanted: Callable[[], int] = lambda: 0) -> None:
+    def __init__(self, addresses: Iterable[str], wanted: Callable[[], int] = lambda: 0) -> None:
         """Nothing is asked yet.
 
         Args:
-            addresses: Of all processes, in any order.
+            addresses: Of all processes, in any order, as far as they are known.
             wanted: Tells how many shards are to serve; 0 where nobody said.
         """
         self._wanted = wanted
-        self.replicas = [
-            Replica(address, grpc.aio.insecure_channel(address, options=CLIENT_OPTIONS)) for address in addresses
-        ]
+        self.replicas: list[Replica] = []
         self.shards: list[Shard] = []
         """Of the layout that serves, in the order of their index; none until a process was heard."""
         self._places: list[tuple[int, int] | None] = []
         self._is_whole = asyncio.Event()
+        self._probing: asyncio.TaskGroup | None = None
+        self._probes: dict[Replica, asyncio.Task[None]] = {}
+        self._closing: set[asyncio.Task[None]] = set()
+        self.use(addresses)
+
+    def use(self, addresses: Iterable[str]) -> None:
+        """Know the processes at these addresses from now on, and no others."""
+        wanted = set(addresses)
+        known = {replica.address for replica in self.replicas}
+        gone = [replica for replica in self.replicas if replica.address not in wanted]
+        new = [
+            Replica(address, grpc.aio.insecure_channel(address, options=CLIENT_OPTIONS))
+            for address in sorted(wanted - known)
+        ]
+        if not new and not gone:
+            return
+        self.replicas = [replica for replica in self.replicas if replica.address in wanted] + new
+        self._arrange()
+        for replica in new:
+            self._keep_probing(replica)
+        for replica in gone:
+            self._forget(replica)
 
     def in_order(self) -> list[Replica]:
         """The processes by layout, then by shard; but for those of a layout that does not serve, and that are gone."""
@@ -157,9 +179,18 @@ class Topology:
         ]
         return sorted(there, key=lambda each: (each.place is None, (each.place or (0, 0))[::-1]))
 
+    def catalog(self) -> tuple[int, Sequence[Collection]]:
+        """The newest catalog that a shard has told of, with its `seq`; (0, ()) where none has."""
+        statuses = [replica.status for replica in self.replicas if replica.status]
+        newest = max(statuses, key=lambda status: status.catalog_seq, default=None)
+        return (newest.catalog_seq, newest.collections) if newest else (0, ())
+
     async def run(self) -> None:
         """Probe all processes until cancelled."""
-        await asyncio.gather(*(self._probe_for_ever(replica) for replica in self.replicas))
+        async with asyncio.TaskGroup() as self._probing:
+            for replica in self.replicas:
+                self._keep_probing(replica)
+            await asyncio.Event().wait()
 
     async def wait_ready(self, seconds: float) -> None:
         """Wait until there is a layout with all of its shards at hand, but not for ever: one may be dead."""
@@ -187,8 +218,21 @@ class Topology:
         metrics.REPLICA_REACHABLE.labels(replica.address).set(not replica.failure)
 
     async def close(self) -> None:
-        for replica in self.replicas:
-            await replica.channel.close()
+        await asyncio.gather(*(replica.channel.close() for replica in self.replicas), *self._closing)
+
+    def _keep_probing(self, replica: Replica) -> None:
+        if self._probing is not None:
+            self._probes[replica] = self._probing.create_task(self._probe_for_ever(replica))
+
+    def _forget(self, replica: Replica) -> None:
+        """Ask it nothing more; what it was asked it may still answer."""
+        log.info("forgot a shard", address=replica.address)
+        if probe := self._probes.pop(replica, None):
+            probe.cancel()
+        closing = asyncio.create_task(replica.channel.close(FORGET_SECONDS))
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
+        metrics.REPLICA_REACHABLE.remove(replica.address)
 
     async def _probe_for_ever(self, replica: Replica) -> None:
         while True:
