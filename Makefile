@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := server shard client protos tests scripts
 
-.PHONY: demo test check protos release-protos up bench clean
+.PHONY: demo test test-long check protos release-protos up bench clean
 
 demo: $(VENV)/installed
 	$(BIN)/python -m vitrail.cli.demo $(if $(IMAGES),--images "$(IMAGES)")
@@ -14,6 +14,9 @@ up: $(VENV)/installed
 
 test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest
+
+test-long: $(VENV)/installed-dev
+	$(BIN)/python -m tests.long.faults --out docs/faults.md $(ARGS)
 
 check: $(VENV)/installed-dev
 	$(BIN)/ruff format --check $(SOURCES)

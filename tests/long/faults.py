@@ -1,0 +1,85 @@
+"""The faults that a cluster must survive, each made again and again with real processes; prints and keeps the table.
+
+`make test-long`, or `python -m tests.long.faults`; with --only, the rows whose names contain a word.
+"""
+
+import argparse
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from tests.long import coordinators, shards, stores
+from tests.long.table import COLUMNS, Row, tested, write
+from tests.postgres import running_postgres
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--seeds", type=int, default=200, help="kills of the coordinator on SQLite")
+    parser.add_argument("--fewer-seeds", type=int, default=50, help="kills of all else")
+    parser.add_argument("--away", type=float, default=20.0, help="seconds for which something is gone")
+    parser.add_argument("--rate", type=float, default=100.0, help="searches a second while a replica is stopped")
+    parser.add_argument("--only", default="", help="a word in the names of the rows to make")
+    parser.add_argument("--out", type=Path, help="write the table here, as Markdown")
+    given = parser.parse_args()
+    rows = []
+    for name, fault in faults(given).items():
+        if given.only in name:
+            with tempfile.TemporaryDirectory(prefix="vitrail-faults-") as directory:
+                rows.append(_made(name, fault, Path(directory) / "data"))
+            print(f"{name}: {rows[-1].seen}", flush=True)
+    table = Table(*COLUMNS, title="faults", title_justify="left", show_lines=True)
+    for row in rows:
+        table.add_row(*row.cells)
+    Console(width=160).print(table)
+    if given.out:
+        write(rows, given.out)
+    sys.exit(not all(row.passed for row in rows))
+
+
+def faults(given: argparse.Namespace) -> dict[str, Callable[[Path], Row]]:
+    """Every row by its name; each is made in a directory of its own."""
+    many = range(given.first_seed, given.first_seed + given.seeds)
+    fewer = range(given.first_seed, given.first_seed + given.fewer_seeds)
+    return {
+        "coordinator on SQLite": lambda directory: coordinators.killed(
+            directory, str(directory / "store"), "SQLite", 1, many
+        ),
+        "coordinators on PostgreSQL": partial(_on_postgres, seeds=fewer),
+        "PostgreSQL stopped": partial(stores.away, how=stores.STOPPED, seconds=given.away),
+        "PostgreSQL killed": partial(stores.away, how=stores.KILLED, seconds=given.away),
+        "PostgreSQL hanging": partial(stores.away, how=stores.HANGING, seconds=given.away),
+        "replica killed": partial(shards.replica_killed, seeds=fewer),
+        "shard killed": partial(shards.shard_killed, seconds=given.away),
+        "replica stopped": partial(shards.replica_stopped, rate=given.rate, seconds=given.away),
+        "shard at work": lambda _: tested(
+            "a shard: kill -9 while it folds, trains, compacts and publishes, and of the process that builds for it",
+            "what was published comes back and catches up; none missing, none double, no search fails",
+            "tests/e2e/test_kills.py",
+        ),
+    }
+
+
+def _on_postgres(directory: Path, seeds: range) -> Row:
+    with running_postgres() as postgres:
+        return coordinators.killed(directory, postgres.new_database(), "PostgreSQL", 2, seeds)
+
+
+def _made(name: str, fault: Callable[[Path], Row], directory: Path) -> Row:
+    """A row; where making it failed, one that says how."""
+    try:
+        return fault(directory)
+    except Exception as error:
+        traceback.print_exc()
+        return Row(name, "", "", repr(error), False)
+
+
+if __name__ == "__main__":
+    main()
