@@ -59,6 +59,11 @@ def faults(given: argparse.Namespace) -> dict[str, Callable[[Path], Row]]:
         "replica killed": partial(shards.replica_killed, seeds=fewer),
         "shard killed": partial(shards.shard_killed, seconds=given.away),
         "replica stopped": partial(shards.replica_stopped, rate=given.rate, seconds=given.away),
+        "store away at the start": lambda _: tested(
+            "PostgreSQL stopped, and the coordinator killed and started again meanwhile",
+            "it searches what shards hold, and writes once the store is back",
+            "tests/e2e/test_replicas.py::test_a_coordinator_that_starts_while_the_store_is_away",
+        ),
         "shard at work": lambda _: tested(
             "a shard: kill -9 while it folds, trains, compacts and publishes, and of the process that builds for it",
             "what was published comes back and catches up; none missing, none double, no search fails",
