@@ -1,3 +1,4 @@
+import errno
 import sys
 import threading
 from collections.abc import Iterator
@@ -5,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from vitrail.shard.files import MIN_CAPACITY, AppendFile
+from vitrail.shard.files import MIN_CAPACITY, AppendFile, Mismatch, is_damage
 
 
 @pytest.fixture
@@ -57,3 +58,20 @@ def test_a_file_is_closed_once(tmp_path: Path) -> None:
     other.sync()
     assert other.described().size == 8
     assert other.path.read_bytes()[:8] == b"12345678"
+
+
+@pytest.mark.parametrize(
+    ("error", "damage"),
+    [
+        (Mismatch("other bytes"), True),
+        (FileNotFoundError(errno.ENOENT, "gone"), True),
+        (OSError(errno.EIO, "a bad sector"), True),
+        (OSError(errno.EMFILE, "too many open files"), False),
+        (OSError(errno.ENOSPC, "a full disk"), False),
+        (PermissionError(errno.EACCES, "not ours to read"), False),
+    ],
+    ids=str,
+)
+def test_what_is_damage(error: Mismatch | OSError, damage: bool) -> None:
+    """Only what will not be there later either is thrown away."""
+    assert is_damage(error) == damage

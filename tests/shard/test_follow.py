@@ -2,7 +2,8 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+import errno
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from vitrail.server.database import Database
 from vitrail.server.journal import Journal
 from vitrail.server.log import LogService
 from vitrail.server.store import NewRecord, Store, Write
+from vitrail.shard import manifest
 from vitrail.shard.follow import Follower
 from vitrail.shard.life import Life
 from vitrail.shard.partition import Partition
@@ -182,6 +184,38 @@ async def test_a_damaged_partition_is_found_in_the_background_and_followed_again
     await eventually(lambda: shard.partition.cursor.seq == world.seq)
     assert sample("vitrail_partition_rebuilds_total") - before == 1
     assert shard.partition.unverified is None
+    world.agrees(shard)
+    await shard.stop()
+
+
+async def test_a_partition_that_cannot_be_read_now_is_read_later(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither when it is opened nor when its vectors are verified: nothing is deleted, and nothing is sent again."""
+    monkeypatch.setattr("vitrail.shard.life.RETRY_SECONDS", 0.1)
+    await world.write(0, 300)
+    shard = world.shard()
+    await world.caught_up(shard)
+    await shard.stop()
+    failing = ["read", "read", "verify", "verify"]
+
+    def fails(name: str, function: Callable[..., object]) -> Callable[..., object]:
+        def first_fail(*given: object) -> object:
+            if name in failing:
+                failing.remove(name)
+                raise OSError(errno.EMFILE, "Too many open files")
+            return function(*given)
+
+        return first_fail
+
+    monkeypatch.setattr(manifest, "read", fails("read", manifest.read))
+    monkeypatch.setattr(Partition, "verify", fails("verify", Partition.verify))
+    before = sample("vitrail_partition_rebuilds_total"), sample("vitrail_rows_applied_total")
+    shard = world.shard()
+    await world.caught_up(shard)
+    assert failing == ["verify", "verify"]
+    shard.live()
+    await eventually(lambda: shard.partition.unverified is None)
+    assert not failing
+    assert (sample("vitrail_partition_rebuilds_total"), sample("vitrail_rows_applied_total")) == before
     world.agrees(shard)
     await shard.stop()
 

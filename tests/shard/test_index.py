@@ -6,6 +6,7 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.shard.rows import clustered, recall, scores
+from vitrail.shard.files import Mismatch
 from vitrail.shard.index import Bits, Choices, Flat, Floats, Metric, Reranked, Setting, Trained, choose_recipe
 
 METRICS: list[Metric] = ["cosine", "inner_product", "euclidean"]
@@ -100,6 +101,16 @@ def test_a_saved_index_answers_as_before(tmp_path: Path) -> None:
     before, after = (Reranked(index, flat, everyone(2000)) for index in (trained, loaded))
     asked = (vectors[:20], 10, Setting(8, 10))
     np.testing.assert_array_equal(before.search(*asked)[1], after.search(*asked)[1])
+
+
+def test_what_cannot_be_loaded(tmp_path: Path) -> None:
+    """A file that is not an index is damage; one that cannot be opened is told as what it is."""
+    recipe = choose_recipe(2000, 32)
+    (tmp_path / "garbage").write_bytes(b"garbage")
+    with pytest.raises(Mismatch, match="cannot be read"):
+        Trained.load(tmp_path / "garbage", recipe, "cosine")
+    with pytest.raises(FileNotFoundError):
+        Trained.load(tmp_path / "nothing", recipe, "cosine")
 
 
 @pytest.mark.parametrize("dimension", [2, 3, 15, 16, 17, 31, 97, 128, 255, 256, 257, 512, 768, 1280, 2048, 4096])

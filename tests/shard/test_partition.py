@@ -1,4 +1,6 @@
+import errno
 import os
+import resource
 import shutil
 import tempfile
 import threading
@@ -14,11 +16,13 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from tests.shard.rows import best_ids, clustered, collection, delete, scores, upsert
 from vitrail.shard.building import Job, run
+from vitrail.shard.files import Mismatch
 from vitrail.shard.index import Choices, Floats, Metric, Trained
 from vitrail.shard.partition import BUILDING, Built, Outdated, Partition
 from vitrail.shard.view import Found
 from vitrail.shard.wanted import wanted_build
 from vitrail.v1.log_pb2 import Cursor
+from vitrail.v1.types_pb2 import Attributes, Value
 
 SLOTS = (0, 1024)
 
@@ -299,6 +303,33 @@ def test_a_partition_of_something_else_is_thrown_away(tmp_path: Path, other: tup
     assert again.view.records == 0
 
 
+def test_a_partition_that_cannot_be_opened_now_is_kept(tmp_path: Path) -> None:
+    """With too few files left to open, whichever lacks one: an error, nothing deleted, nothing left open."""
+    partition = Partition(tmp_path, collection(24, train_at=100), SLOTS)
+    fill(partition, clustered(208, 24))
+    attributes = Attributes(fields={"price": Value(integer_value=3)}).SerializeToString()
+    partition.apply([upsert("r0", clustered(1, 24)[0], 209, attributes)])
+    partition.swap(build(partition))
+    partition.publish()
+    partition.close()
+    descriptors = Path("/proc/self/fd")
+    before = {path.name for path in descriptors.iterdir()}
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    errors, again = list[int | None](), None
+    while again is None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3 + len(errors), limits[1]))
+        try:
+            again = Partition(tmp_path, collection(24, train_at=100), SLOTS)
+        except OSError as error:
+            errors.append(error.errno)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        assert again or {path.name for path in descriptors.iterdir()} == before
+    assert set(errors) == {errno.EMFILE}
+    assert len(errors) > 3
+    assert (again.view.records, again.state, again.rebuilt) == (208, "trained", "")
+
+
 def test_searches_never_see_a_write_half_done(tmp_path: Path) -> None:
     """While rows are replaced, folded and swapped, every search finds each record exactly once."""
     partition = Partition(tmp_path, collection(24, train_at=100), SLOTS)
@@ -389,6 +420,6 @@ def test_an_index_that_cannot_be_read_changes_nothing(tmp_path: Path) -> None:
     fill(partition, clustered(208, 24))
     built = build(partition)
     (built.directory / "main").write_bytes(b"")
-    with pytest.raises(OSError, match="cannot be read"):
+    with pytest.raises(Mismatch, match="cannot be read"):
         partition.swap(built)
     assert (partition.state, partition.trained) == ("exact", None)

@@ -37,7 +37,11 @@ class Documents:
     ) -> None:
         """Start empty, or open what was published; as `AppendFile`."""
         self._documents = AppendFile(directory / "documents", documents, frozen=frozen)
-        self._entries = AppendFile(directory / "entries", entries, frozen=frozen)
+        try:
+            self._entries = AppendFile(directory / "entries", entries, frozen=frozen)
+        except BaseException:
+            self._documents.close()
+            raise
         self.files = (self._documents, self._entries)
 
     def __len__(self) -> int:

@@ -11,6 +11,7 @@ write the manifest as well.
 
 import contextlib
 import ctypes
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,11 +26,17 @@ MIN_CAPACITY = 1 << 20
 CHUNK = 1 << 23
 CLOSED = -1
 MADV_POPULATE_READ = 22  # linux/mman.h, since Linux 5.14
+DAMAGE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EIO)
 LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 class Mismatch(Exception):
     """A file is missing, too short, or not what was published."""
+
+
+def is_damage(error: Mismatch | OSError) -> bool:
+    """Whether files will never be read again as they were published, and not only not now (too many open files)."""
+    return isinstance(error, Mismatch) or error.errno in DAMAGE
 
 
 class File(BaseModel):

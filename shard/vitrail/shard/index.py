@@ -18,6 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
+from vitrail.shard.files import Mismatch
+
 Metric = Literal["cosine", "inner_product", "euclidean"]
 Floats = NDArray[np.float32]
 Rows = NDArray[np.int64]
@@ -234,12 +236,14 @@ class Trained:
         """Read what `save` wrote. The caller has checked its hash: faiss trusts what it reads.
 
         Raises:
-            OSError: It cannot be read.
+            Mismatch: It is no index that this faiss knows.
+            OSError: It cannot be opened.
         """
+        path.open("rb").close()  # faiss does not tell a missing file from too many open ones
         try:
             return cls(faiss.read_index(str(path)), recipe, metric)
         except RuntimeError as error:
-            raise OSError(f"{path} cannot be read: {error}") from error
+            raise Mismatch(f"{path} cannot be read: {error}") from error
 
     def save(self, path: Path) -> None:
         """Write to a file, beside searches; the caller adds nothing meanwhile.

@@ -14,7 +14,7 @@ import structlog
 from vitrail.rpc.process import trim_memory
 from vitrail.shard import metrics
 from vitrail.shard.building import NICENESS, BuildingFailed, build
-from vitrail.shard.files import Mismatch
+from vitrail.shard.files import Mismatch, is_damage
 from vitrail.shard.partition import BUILDING_INDEX, PUBLISHING, Outdated, Partition
 from vitrail.shard.partitions import Partitions
 from vitrail.shard.recall import ENOUGH
@@ -103,6 +103,10 @@ class Life:
         try:
             await self._run_behind(partition.verify)
         except (Mismatch, OSError) as error:
+            if not is_damage(error):
+                log.error("cannot verify a partition", collection=partition.collection.name, why=str(error))
+                await asyncio.sleep(RETRY_SECONDS)
+                return
             await self._rebuild(partition, life, str(error))
 
     def _may_build(self) -> bool:

@@ -28,7 +28,7 @@ from vitrail.shard import manifest
 from vitrail.shard.bitmap import changed, count, rows_of
 from vitrail.shard.digests import Held
 from vitrail.shard.documents import Document, IdMap
-from vitrail.shard.files import Mismatch, hash_file, sync, verify, write_durably
+from vitrail.shard.files import Mismatch, hash_file, is_damage, sync, verify, write_durably
 from vitrail.shard.index import Bits, Floats, Metric, Setting, Trained, to_float32
 from vitrail.shard.manifest import TableFiles, TrainedFile
 from vitrail.shard.recall import DEFAULT_TARGET, Curve, K, Observed, found_on_grid
@@ -111,6 +111,9 @@ class Partition:
         """Open what was published there last, or start empty.
 
         A directory that does not match its manifest, or belongs to other slots, is deleted: `rebuilt` says why.
+
+        Raises:
+            OSError: It cannot be opened now, as with too many open files; nothing was deleted.
         """
         self.directory = directory
         self.collection = collection
@@ -129,6 +132,8 @@ class Partition:
         try:
             self._open(self._read_manifest())
         except (Mismatch, OSError) as error:
+            if not is_damage(error):
+                raise
             self.rebuilt = str(error)
             shutil.rmtree(directory)
             self._open(None)
@@ -468,6 +473,7 @@ class Partition:
 
         Raises:
             Mismatch: They are damaged.
+            OSError: They cannot be read.
         """
         published, table = self.unverified, self._table
         if published is not None:

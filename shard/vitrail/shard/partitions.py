@@ -49,7 +49,11 @@ class Partitions:
         return self._index_bytes / max(1, sum(partition.view.records for partition in self))
 
     def take_catalog(self, catalog: Catalog) -> None:
-        """Open or start what the catalog names, drop what it does not."""
+        """Open or start what the catalog names, drop what it does not.
+
+        Raises:
+            OSError: One cannot be opened now; the catalog is to be taken again.
+        """
         named = {collection.uid: collection for collection in catalog.collections}
         for uid in self._partitions.keys() - named.keys():
             self._partitions.pop(uid).drop()

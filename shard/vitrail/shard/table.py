@@ -4,6 +4,7 @@ Rows are numbered in the order in which they arrive and never change. Dropping t
 a directory of its own, in which the others have new numbers.
 """
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -40,22 +41,23 @@ class Table:
 
         Raises:
             Mismatch: Files are missing or damaged.
+            OSError: They cannot be opened now; none is left open.
         """
         self.directory = directory
         self._dimension = dimension
         self._dtype = dtype
         directory.mkdir(parents=True, exist_ok=True)
-        if published is None:
-            self._vectors = AppendFile(directory / "vectors")
-            self.documents = Documents(directory)
-            self.columns = Columns(directory)
-        else:
-            if not frozen:
-                for file in (published.documents, published.entries, *published.columns):
-                    verify(directory / file.name, file)
-            self._vectors = AppendFile(directory / "vectors", published.vectors, frozen=frozen)
-            self.documents = Documents(directory, published.documents, published.entries, frozen=frozen)
-            self.columns = Columns(directory, published.columns, frozen=frozen)
+        if published is not None and not frozen:
+            for file in (published.documents, published.entries, *published.columns):
+                verify(directory / file.name, file)
+        with contextlib.ExitStack() as opened:
+            self._vectors = AppendFile(directory / "vectors", published and published.vectors, frozen=frozen)
+            opened.callback(self._vectors.close)
+            documents = (published.documents, published.entries) if published else ()
+            self.documents = Documents(directory, *documents, frozen=frozen)
+            opened.callback(self.documents.close)
+            self.columns = Columns(directory, published.columns if published else (), frozen=frozen)
+            opened.pop_all()  # they stay open
         self.passing = Passing(self.columns.matches)
 
     def __len__(self) -> int:
