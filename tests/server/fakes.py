@@ -16,7 +16,7 @@ from vitrail.rpc.deadline import Deadline
 from vitrail.rpc.server import Context
 from vitrail.rpc.vectors import FLOAT32, from_bytes
 from vitrail.server.batching import Batcher, R, T
-from vitrail.v1.collection_pb2 import IndexStats
+from vitrail.v1.collection_pb2 import Collection, IndexStats
 from vitrail.v1.filter_pb2 import Filter
 from vitrail.v1.log_pb2 import Cursor
 from vitrail.v1.shard_pb2 import (
@@ -83,6 +83,7 @@ class FakeShard(ShardServiceServicer):
         unknown: Uids of collections that it does not know.
         seq: Applied up to here.
         trained: Whether it says that it is.
+        train_at: What it knows of the collection.
         index_stats: What it says of its index.
         matching: Ids that meet every filter.
         applied: What it says it has applied, one cursor a time that it is asked for ids; the last one for ever.
@@ -101,6 +102,7 @@ class FakeShard(ShardServiceServicer):
     unknown: set[int] = field(default_factory=set)
     seq: int = 1
     trained: bool = False
+    train_at: int = 10_000
     index_stats: IndexStats = field(default_factory=IndexStats)
     matching: Sequence[str] = ()
     applied: list[Cursor] = field(default_factory=lambda: [Cursor()])
@@ -133,9 +135,19 @@ class FakeShard(ShardServiceServicer):
         self.probes += 1
         await self._going.wait()
         partition = PartitionStatus(
-            collection_uid=1, records=len(self.records), applied=Cursor(seq=self.seq), index=self.index_stats
+            collection_uid=1,
+            records=len(self.records),
+            applied=Cursor(seq=self.seq),
+            index=self.index_stats,
+            state="trained" if self.trained else "exact",
         )
-        return GetStatusResponse(shard=self.index, shards=self.shards, ready=self.ready, partitions=[partition])
+        return GetStatusResponse(
+            shard=self.index,
+            shards=self.shards,
+            ready=self.ready,
+            partitions=[partition],
+            collections=[Collection(uid=1, train_at=self.train_at)],
+        )
 
     async def MatchIds(  # noqa: N802
         self, request: MatchIdsRequest, context: Context

@@ -145,6 +145,32 @@ async def test_the_layout_with_more_of_its_shards_serves() -> None:
         assert (await here.search()).coverage.shards_total == 1
 
 
+async def test_a_layout_that_is_not_trained_does_not_take_over() -> None:
+    """It would compare each of its records; what has none to train on, or nothing better beside it, serves."""
+    one, *two = replica(), replica(0, 2), replica(1, 2)
+    two[1].train_at = 1
+    one.ready = False
+    async with searching(one, *two) as here:
+        assert (await here.search()).coverage.shards_total == 2
+        one.ready = True
+        await here.topology.probe_all()
+        assert (await here.search()).coverage.shards_total == 1
+        two[1].trained = True
+        one.train_at = 1
+        await here.topology.probe_all()
+        assert (await here.search()).coverage.shards_total == 2
+
+
+async def test_a_replica_that_is_not_trained_is_not_asked_beside_one_that_is() -> None:
+    """It would be slow."""
+    young, old = replica(), replica()
+    young.train_at = 1
+    async with searching(young, old) as here:
+        for _ in range(20):
+            assert is_whole(await here.search())
+    assert not young.requests
+
+
 def test_the_budget_of_extra_questions() -> None:
     """A few at once, then their share of all; an answer is late after the 95th percentile."""
     budget = Budget()

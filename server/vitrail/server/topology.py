@@ -6,6 +6,7 @@ of one shard; those that say another number of shards are another layout, and on
 
 import asyncio
 import contextlib
+import math
 import random
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Sequence
@@ -50,6 +51,8 @@ class Replica:
     """Of each collection by uid, up to which `seq` it has applied the log, as last heard."""
     outstanding: int = 0
     """Batches that it was asked and has not answered."""
+    is_settled: bool = False
+    """Whether no partition compares each of its records only since its first index is not trained yet."""
     overdue: int = 0
     """Those of them that nobody waits for any more, and those that another replica answered sooner."""
     stub: "ShardServiceAsyncStub" = field(init=False)
@@ -79,6 +82,7 @@ class Replica:
         self.status = status
         self.records = {partition.collection_uid: partition.records for partition in status.partitions}
         self.applied = {partition.collection_uid: partition.applied.seq for partition in status.partitions}
+        self.is_settled = _is_settled(status)
         self.failure = "" if status.ready else CATCHING_UP
         self.overdue = 0
 
@@ -115,7 +119,7 @@ class Shard:
         return max((records for records in heard if records is not None), default=None)
 
     def pick(self, but: Container[Replica] = (), overdue: bool = False) -> Replica | None:
-        """The replica to ask: with the fewest batches outstanding, among those that are ready and work if there are.
+        """The replica to ask: with the fewest batches outstanding, among those that work and are trained if there are.
 
         Args:
             but: Not one of these.
@@ -124,7 +128,13 @@ class Shard:
         able = [each for each in self.replicas if each not in but and (overdue or not each.is_overdue)]
         return min(
             able,
-            key=lambda each: (not each.is_ready, bool(each.failure), each.outstanding, random.random()),
+            key=lambda each: (
+                not each.is_ready,
+                bool(each.failure),
+                not each.is_settled,
+                each.outstanding,
+                random.random(),
+            ),
             default=None,
         )
 
@@ -152,12 +162,13 @@ class Topology:
 
     def use(self, addresses: Iterable[str]) -> None:
         """Know the processes at these addresses from now on, and no others."""
-        wanted = set(addresses)
+        wanted = dict.fromkeys(addresses)  # in their order
         known = {replica.address for replica in self.replicas}
         gone = [replica for replica in self.replicas if replica.address not in wanted]
         new = [
             Replica(address, grpc.aio.insecure_channel(address, options=CLIENT_OPTIONS))
-            for address in sorted(wanted - known)
+            for address in wanted
+            if address not in known
         ]
         if not new and not gone:
             return
@@ -240,19 +251,27 @@ class Topology:
             await asyncio.sleep(PROBE_SECONDS)
 
     def _arrange(self) -> None:
-        """Choose the layout with the most of its shards at hand.
+        """Choose the layout with the most of its shards at hand, then with the most of them settled.
 
         Where several are as good it is the one that is wanted, or else the one that serves.
         """
         places = [replica.place for replica in self.replicas]
         layouts = {place[1] for place in places if place}
-        there = {replica.place for replica in self.replicas if replica.place and not replica.failure}
-        at_hand = Counter(count for _, count in there)
+        there = [(replica, replica.place) for replica in self.replicas if replica.place and not replica.failure]
+        at_hand = Counter(count for _, count in {place for _, place in there})
+        settled = Counter(count for _, count in {place for replica, place in there if replica.is_settled})
         if any(at_hand[count] == count for count in layouts):
             self._is_whole.set()
         serving, wanted = len(self.shards), self._wanted()
         best = max(
-            layouts, key=lambda count: (at_hand[count] / count, count == wanted, count == serving), default=serving
+            layouts,
+            key=lambda count: (
+                at_hand[count] / count,
+                settled[count] / count,
+                count == wanted,
+                count == serving,
+            ),
+            default=serving,
         )
         if best == serving and places == self._places:
             return
@@ -262,6 +281,14 @@ class Topology:
         self.shards = [
             Shard(index, [each for each in self.replicas if each.place == (index, best)]) for index in range(best)
         ]
+
+
+def _is_settled(status: GetStatusResponse) -> bool:
+    train_at = {collection.uid: collection.train_at for collection in status.collections}
+    return all(
+        partition.state == "trained" or partition.records < train_at.get(partition.collection_uid, math.inf)
+        for partition in status.partitions
+    )
 
 
 def reason(error: grpc.aio.AioRpcError) -> str:
