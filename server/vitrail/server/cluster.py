@@ -5,7 +5,7 @@ from vitrail.rpc.server import Context
 from vitrail.rpc.slots import SLOTS
 from vitrail.server.journal import Journal
 from vitrail.server.store import Heads
-from vitrail.server.topology import Replica, Topology
+from vitrail.server.topology import TRAINING, Replica, Topology
 from vitrail.v1.cluster_pb2 import (
     GetShardsRequest,
     GetShardsResponse,
@@ -29,7 +29,7 @@ class ClusterService(ClusterServiceServicer):
         return GetShardsResponse(
             serving=len(self._topology.shards),
             wanted=self._journal.catalog.wanted_shards,
-            processes=[_process(replica, heads) for replica in self._topology.in_order()],
+            processes=[_process(replica, heads, len(self._topology.shards)) for replica in self._topology.in_order()],
         )
 
     async def SetShards(self, request: SetShardsRequest, context: Context) -> SetShardsResponse:  # noqa: N802
@@ -39,14 +39,15 @@ class ClusterService(ClusterServiceServicer):
         return SetShardsResponse()
 
 
-def _process(replica: Replica, heads: Heads) -> ShardProcess:
+def _process(replica: Replica, heads: Heads, serving: int) -> ShardProcess:
     shard, shards = replica.place or (0, 0)
+    waits = TRAINING if shards != serving and not replica.is_settled else ""
     behind = sum(max(0, seq - replica.applied.get(uid, 0)) for uid, (_, seq) in heads.collections.items())
     return ShardProcess(
         address=replica.address,
         shard=shard,
         shards=shards,
-        failure=replica.failure,
+        failure=replica.failure or waits,
         behind=behind,
         records=sum(replica.records.values()),
         metrics_address=replica.metrics_address,

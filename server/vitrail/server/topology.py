@@ -33,6 +33,7 @@ FORGET_SECONDS = 10.0
 # A replica with so many batches overdue is not asked again until a probe answers.
 MAX_OVERDUE = 2
 NEVER_HEARD, CATCHING_UP = "not yet heard of", "still catching up with the log"
+TRAINING = "still training its first index"
 NO_REPLICA = "no process has this place"
 
 
