@@ -104,7 +104,7 @@ class Callers:
         self._pipe.send((asked, load))
 
     def stop(self) -> None:
-        """Make no further calls in a closed loop."""
+        """Make no further calls."""
         self._stop.set()
 
     def end(self) -> Answered:
@@ -145,5 +145,5 @@ async def _ask(address: str, asked: Asked, load: Load, stop: Event) -> Answered:
             at_least = asked.calls if load.whole else 0
             log = await closed(calls, load.callers, load.seconds, at_least, stop.is_set)
         else:
-            log = await opened(calls, due)
+            log = await opened(calls, due, stop.is_set)
         return Answered(calls.answers, log, time.process_time() - cpu, began)

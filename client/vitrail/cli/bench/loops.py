@@ -65,8 +65,8 @@ async def closed(
     return _log(made, time.perf_counter() - start, failed, [])
 
 
-async def opened(call: Call, due: Times) -> Log:
-    """One call at each of these seconds from the start, whatever became of those before."""
+async def opened(call: Call, due: Times, stopped: Callable[[], bool] = lambda: False) -> Log:
+    """One call at each of these seconds from the start, whatever became of those before, until told to stop."""
     made: list[tuple[float, float]] = []
     late: list[float] = []
     failed = 0
@@ -85,6 +85,8 @@ async def opened(call: Call, due: Times) -> Log:
             ahead = wanted - (time.perf_counter() - start)
             if ahead > 0:
                 await asyncio.sleep(ahead)
+            if stopped():
+                break
             tasks.create_task(ask(number, wanted))
     return _log(made, time.perf_counter() - start, failed, late)
 
