@@ -1,7 +1,7 @@
 """Following the log over gRPC."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -30,8 +30,15 @@ if TYPE_CHECKING:
 class Follower:
     """What a shard does with the stream: it holds rows, drops collections, and keeps its places."""
 
-    def __init__(self, stub: "LogServiceAsyncStub", begin: int = 0, end: int = SLOTS, *cursors: Cursor) -> None:
-        self._call = stub.Follow(FollowRequest(slot_begin=begin, slot_end=end, cursors=cursors))
+    def __init__(
+        self,
+        stub: "LogServiceAsyncStub",
+        begin: int = 0,
+        end: int = SLOTS,
+        *cursors: Cursor,
+        without: Sequence[int] = (),
+    ) -> None:
+        self._call = stub.Follow(FollowRequest(slot_begin=begin, slot_end=end, cursors=cursors, without=without))
         self.events: list[str] = []
         self.collections: dict[int, Collection] = {}
         self.held: dict[int, dict[str, tuple[bytes, bytes, int]]] = {}
@@ -232,6 +239,20 @@ async def test_only_the_asked_slots(stub: "LogServiceAsyncStub", journal: Journa
         await half.until(c=41)
     assert mine in halves[0].ids()
     assert mine not in halves[1].ids()
+
+
+async def test_without_some_collections(stub: "LogServiceAsyncStub", journal: Journal) -> None:
+    """They are in the catalog, and nothing else is sent of them, however much there is."""
+    one, other = await collection(journal, "c"), await collection(journal, "d")
+    for uid in (one, other):
+        await journal.write(Write(uid, [record("a")]), in_time())
+    follower = Follower(stub, without=[one])
+    await follower.until(d=1)
+    await journal.write(Write(one, [record("b")]), in_time())
+    await journal.write(Write(other, [record("b")]), in_time())
+    await follower.until(d=2)
+    assert follower.collections.keys() == {one, other}
+    assert (set(follower.held), set(follower.places)) == ({other}, {other})
 
 
 async def test_more_than_a_page(stub: "LogServiceAsyncStub", journal: Journal) -> None:

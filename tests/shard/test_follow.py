@@ -25,6 +25,7 @@ from vitrail.shard.follow import Follower
 from vitrail.shard.life import Life
 from vitrail.shard.partition import Partition
 from vitrail.shard.partitions import Partitions
+from vitrail.shard.snapshots import Snapshots
 from vitrail.shard.wanted import wanted_build
 from vitrail.v1.log_pb2_grpc import add_LogServiceServicer_to_server
 
@@ -35,12 +36,13 @@ SLOTS = (0, 1024)
 class Shard:
     """What a shard's process runs, without the process and without serving."""
 
-    def __init__(self, directory: Path, channel: grpc.aio.Channel) -> None:
+    def __init__(self, directory: Path, channel: grpc.aio.Channel, snapshots: str = "") -> None:
         directory.mkdir(exist_ok=True)
         self.directory = directory
         self.writer = ThreadPoolExecutor(1)
         self.partitions = Partitions(directory, SLOTS)
-        self.follower = Follower(self.partitions, channel, self.writer)
+        self.snapshots = Snapshots(snapshots, directory, self.partitions, self.writer) if snapshots else None
+        self.follower = Follower(self.partitions, channel, self.writer, self.snapshots)
         self.life = Life(self.partitions, self.writer, self.follower.rebuild)
         self.tasks = [asyncio.create_task(self.follower.run())]
 
@@ -57,6 +59,10 @@ class Shard:
     def live(self) -> None:
         self.tasks.append(asyncio.create_task(self.life.run()))
 
+    def write_snapshots(self) -> None:
+        assert self.snapshots is not None
+        self.tasks.append(asyncio.create_task(self.snapshots.run()))
+
     async def stop(self, *, publish: bool = True) -> None:
         """End it as a shard ends."""
         for task in self.tasks:
@@ -65,6 +71,8 @@ class Shard:
             for task in self.tasks:
                 with contextlib.suppress(asyncio.CancelledError):
                     await task
+        if self.snapshots is not None:
+            self.snapshots.close()
         if publish:
             await self.life.publish_all()
         self.partitions.close()
@@ -88,8 +96,8 @@ class World:
         self.seq = written.seq
         self.ids |= {record.id for record in records}
 
-    def shard(self) -> Shard:
-        return Shard(self.directory / "shard", self.channel)
+    def shard(self, name: str = "shard", snapshots: str = "") -> Shard:
+        return Shard(self.directory / name, self.channel, snapshots)
 
     async def caught_up(self, shard: Shard) -> None:
         await shard.follower.ready.wait()

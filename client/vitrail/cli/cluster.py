@@ -63,6 +63,7 @@ class Cluster:
         shards: int | None,
         replicas: int = 1,
         store: str | None = None,
+        snapshots: str = "",
     ) -> None:
         """Reserve the ports; without `shards` there are as many as before, without a `store` it is among the data.
 
@@ -72,6 +73,7 @@ class Cluster:
         self._directory = data / "shards"
         self._logs = data / "logs"
         self._store = store or str(data / "store")
+        self._snapshots = snapshots
         self._host = host
         self._replicas = replicas
         before = _layout_in(self._directory)
@@ -200,13 +202,14 @@ class Cluster:
 
     def _coordinator_child(self, metrics_port: int) -> Child:
         options = {"shards": f"file:{self._addresses}"}
-        # The store in the environment: a password among the arguments would be there for everyone to see.
+        # In the environment: a password among the arguments would be there for everyone to see.
         return self._child("coordinator", "server", self._port, metrics_port, options, {"VITRAIL_STORE": self._store})
 
     def _shard_child(self, replica: int, index: int, count: int, port: socket.socket, metrics_port: int) -> Child:
         name = f"{index}-of-{count}{f'-replica-{replica}' if replica else ''}"
         options = {"index": index, "count": count, "log": self._coordinator.address, "data": self._directory / name}
-        return self._child(f"shard-{name}", "shard", port, metrics_port, options)
+        environment = {"VITRAIL_SNAPSHOTS": self._snapshots}
+        return self._child(f"shard-{name}", "shard", port, metrics_port, options, environment)
 
     def _child(
         self,
@@ -215,13 +218,13 @@ class Cluster:
         port: socket.socket,
         metrics_port: int,
         options: dict[str, object],
-        environment: Mapping[str, str] | None = None,
+        environment: Mapping[str, str],
     ) -> Child:
         number = port.getsockname()[1]
         options |= {"host": self._host, "port": number, "metrics-port": metrics_port}
         arguments = [word for key, value in options.items() for word in (f"--{key}", str(value))]
         program = [sys.executable, "-m", "vitrail.cli.main", command, *arguments, "--reuse-port"]
-        return Child(name, f"{self._host}:{number}", program, self._logs / f"{name}.log", environment or {})
+        return Child(name, f"{self._host}:{number}", program, self._logs / f"{name}.log", environment)
 
 
 def _directories(directory: Path, count: int) -> list[Path]:

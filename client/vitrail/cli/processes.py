@@ -16,6 +16,13 @@ SINGLE_THREADED = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "OMP_WAI
 Host = Annotated[str, typer.Option(help="The address to listen on.")]
 Port = Annotated[int, typer.Option(help="The port to listen on; 0 takes a free one.", min=0, max=65535)]
 MetricsPort = Annotated[int, typer.Option(help="Where to serve Prometheus metrics; 0 takes a free port.", min=0)]
+Snapshots = Annotated[
+    str,
+    typer.Option(
+        help="Where shards keep snapshots to start from: s3://BUCKET/PATH or what else fsspec knows, or a directory.",
+        envvar="VITRAIL_SNAPSHOTS",
+    ),
+]
 ReusePort = Annotated[bool, typer.Option(hidden=True)]
 
 
@@ -55,6 +62,7 @@ def shard(
     count: Annotated[int, typer.Option(help="How many shards there are.")],
     log: Annotated[str, typer.Option(help="host:port of a coordinator, whose record log is followed.")],
     data: Annotated[Path, typer.Option(help="Where partitions are kept; may be deleted at any time.")],
+    snapshots: Snapshots = "",
     host: Host = "127.0.0.1",
     port: Port = 50061,
     metrics_port: MetricsPort = 9091,
@@ -68,7 +76,7 @@ def shard(
     except ImportError as error:
         _needs("shard", error)
     options = {"index": index, "count": count, "log": log, "data": data, "host": host, "port": port}
-    _run(Config, run, **options, metrics_port=metrics_port, reuse_port=reuse_port)
+    _run(Config, run, **options, snapshots=snapshots, metrics_port=metrics_port, reuse_port=reuse_port)
 
 
 def _run(config: Callable[..., Any], run: Callable[[Any], None], **options: Any) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from vitrail.cli.common import fail
-from vitrail.cli.processes import SINGLE_THREADED
+from vitrail.cli.processes import SINGLE_THREADED, Snapshots
 
 
 def up(
@@ -26,6 +26,7 @@ def up(
             envvar="VITRAIL_STORE",
         ),
     ] = None,
+    snapshots: Snapshots = "",
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="The coordinator's port; 0 takes a free one.", min=0, max=65535)] = 50051,
     metrics_port: Annotated[
@@ -42,7 +43,14 @@ def up(
     die_with_parent()  # where whoever started this asks for it, as the demo does
     try:
         cluster = Cluster(
-            data=data, host=host, port=port, metrics_port=metrics_port, shards=shards, replicas=replicas, store=store
+            data=data,
+            host=host,
+            port=port,
+            metrics_port=metrics_port,
+            shards=shards,
+            replicas=replicas,
+            store=store,
+            snapshots=snapshots,
         )
         asyncio.run(cluster.run(on_ready=_say_ready))
     except (StartFailed, OSError) as error:

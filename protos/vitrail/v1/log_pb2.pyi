@@ -26,6 +26,7 @@ class FollowRequest(google.protobuf.message.Message):
     SLOT_BEGIN_FIELD_NUMBER: builtins.int
     SLOT_END_FIELD_NUMBER: builtins.int
     CURSORS_FIELD_NUMBER: builtins.int
+    WITHOUT_FIELD_NUMBER: builtins.int
     slot_begin: builtins.int
     """Slots from `slot_begin` up to and without `slot_end`."""
     slot_end: builtins.int
@@ -33,14 +34,19 @@ class FollowRequest(google.protobuf.message.Message):
     def cursors(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Cursor]:
         """Where the follower is, for each collection that it holds. The others start from 0."""
 
+    @property
+    def without(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """Collections of which nothing is to be sent: the follower does not know yet where it is to start."""
+
     def __init__(
         self,
         *,
         slot_begin: builtins.int = ...,
         slot_end: builtins.int = ...,
         cursors: collections.abc.Iterable[Global___Cursor] | None = ...,
+        without: collections.abc.Iterable[builtins.int] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["cursors", b"cursors", "slot_begin", b"slot_begin", "slot_end", b"slot_end"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["cursors", b"cursors", "slot_begin", b"slot_begin", "slot_end", b"slot_end", "without", b"without"]) -> None: ...
 
 Global___FollowRequest: typing_extensions.TypeAlias = FollowRequest
 

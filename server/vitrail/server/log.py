@@ -1,6 +1,6 @@
 """The record log, served to shards: passes over each collection, a checkpoint when one is complete, for ever."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Set
 
 from vitrail.rpc.errors import InvalidArgument, Unavailable
 from vitrail.rpc.server import Context
@@ -29,10 +29,12 @@ class LogService(LogServiceServicer):
             raise Unavailable("the store has not been there yet")  # what shards told would make them drop the rest
         places = {cursor.collection_uid: cursor for cursor in request.cursors}
         with metrics.FOLLOWERS.track_inprogress():
-            async for event in self._follow(slots, places):
+            async for event in self._follow(slots, places, frozenset(request.without)):
                 yield event
 
-    async def _follow(self, slots: tuple[int, int], places: dict[int, Cursor]) -> AsyncIterator[FollowResponse]:
+    async def _follow(
+        self, slots: tuple[int, int], places: dict[int, Cursor], without: Set[int]
+    ) -> AsyncIterator[FollowResponse]:
         for uid in await self._lost(places):
             places.pop(uid)
             yield FollowResponse(reset=Reset(collection_uid=uid))
@@ -46,6 +48,8 @@ class LogService(LogServiceServicer):
                 yield FollowResponse(catalog=Catalog(seq=catalog_seq, collections=collections))
             heads = await self._journal.read(self._journal.store.heads)
             for collection in collections:
+                if collection.uid in without:
+                    continue
                 place = places.get(collection.uid)
                 # Once where there is nothing new, too: a follower cannot know otherwise that it has caught up.
                 if (

@@ -22,6 +22,9 @@ class Config(BaseSettings):
     """Where the record log is served: a coordinator's host:port."""
     data: Path
     """Where partitions are kept. May be deleted at any time: they are built again from the log."""
+    snapshots: str = ""
+    """Where snapshots of partitions are written to, and started from where there is none here: a URL that fsspec
+    knows, or a directory; of one store and no other. Empty: nowhere."""
     index_bytes: int = Field(default=0, ge=0)
     """What all trained indexes together may take in RAM; codes are shortened to fit. 0 for no limit."""
     host: str = "127.0.0.1"

@@ -17,6 +17,7 @@ import structlog
 from vitrail.shard import metrics
 from vitrail.shard.partition import APPLYING, Partition
 from vitrail.shard.partitions import Partitions
+from vitrail.shard.snapshots import Snapshots
 from vitrail.v1.log_pb2 import Cursor, FollowRequest, FollowResponse, Row
 from vitrail.v1.log_pb2_grpc import LogServiceStub
 
@@ -34,11 +35,20 @@ class FollowAgain(Exception):
 class Follower:
     """Keeps the partitions up to date. `ready` latches until one is rebuilt: a shard answers while the log is away."""
 
-    def __init__(self, partitions: Partitions, channel: grpc.aio.Channel, writer: Executor) -> None:
+    def __init__(
+        self,
+        partitions: Partitions,
+        channel: grpc.aio.Channel,
+        writer: Executor,
+        snapshots: Snapshots | None = None,
+    ) -> None:
         self.ready = asyncio.Event()
         self._partitions = partitions
         self._stub = LogServiceStub(channel)
         self._writer = writer
+        self._snapshots = snapshots
+        self._starting: dict[int, asyncio.Task[None]] = {}
+        """By collection, looking for snapshots to start from: nothing is followed until that is known."""
         self._behind: set[int] | None = None
         self._lives: dict[int, str] = {}
         """Of each partition when the stream was opened: one that was reset since must be sent everything again."""
@@ -53,6 +63,13 @@ class Follower:
 
     async def run(self) -> None:
         """Follow until cancelled."""
+        try:
+            await self._run()
+        finally:
+            for task in self._starting.values():
+                task.cancel()
+
+    async def _run(self) -> None:
         delay = FIRST_DELAY
         while True:
             try:
@@ -90,7 +107,26 @@ class Follower:
     def _request(self) -> FollowRequest:
         begin, end = self._partitions.slots
         self._lives = {partition.collection.uid: partition.life for partition in self._partitions}
-        return FollowRequest(slot_begin=begin, slot_end=end, cursors=self._partitions.cursors())
+        return FollowRequest(
+            slot_begin=begin, slot_end=end, cursors=self._partitions.cursors(), without=list(self._starting)
+        )
+
+    def _look_for_snapshots(self) -> None:
+        """Have partitions without content start from their snapshots."""
+        if self._snapshots is None:
+            return
+        for partition in self._partitions:
+            if not partition.cursor.seq:
+                task = asyncio.create_task(self._start(self._snapshots, partition))
+                self._starting[partition.collection.uid] = task
+
+    async def _start(self, snapshots: Snapshots, partition: Partition) -> None:
+        """Follow a partition from where its snapshot ends, or else from the start."""
+        try:
+            await snapshots.restore(partition)
+        finally:
+            del self._starting[partition.collection.uid]
+            self._again()
 
     async def _take(self, event: FollowResponse) -> None:
         match event.WhichOneof("event"):
@@ -98,6 +134,9 @@ class Follower:
                 await self._write(partial(self._partitions.take_catalog, event.catalog))
                 if self._behind is None:
                     self._behind = {collection.uid for collection in event.catalog.collections}
+                    self._look_for_snapshots()
+                    if self._starting:
+                        raise FollowAgain
                 if any(found.cursor.seq and found.collection.uid not in self._lives for found in self._partitions):
                     raise FollowAgain  # it was opened just now: what it holds need not be sent again
             case "rows":

@@ -40,7 +40,7 @@ class Life:
         self._partitions = partitions
         self._writer = writer
         self._rebuild = rebuild
-        self._background = ThreadPoolExecutor(1, "background", initializer=_be_nice)
+        self._background = ThreadPoolExecutor(1, "background", initializer=be_nice)
         self._building: asyncio.Task[None] | None = None
         self._build_after = 0.0
         self._retry_seconds = RETRY_SECONDS
@@ -163,6 +163,6 @@ def _observe(partition: Partition) -> float:
     return time.thread_time() - start
 
 
-def _be_nice() -> None:
+def be_nice() -> None:
     """Give way to searches; on Linux a thread has a niceness of its own."""
     os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)

@@ -24,6 +24,7 @@ from vitrail.shard.index import use_one_thread
 from vitrail.shard.life import Life
 from vitrail.shard.partitions import Partitions
 from vitrail.shard.service import ShardService
+from vitrail.shard.snapshots import Snapshots
 from vitrail.v1.shard_pb2 import DESCRIPTOR
 from vitrail.v1.shard_pb2_grpc import add_ShardServiceServicer_to_server
 
@@ -60,7 +61,8 @@ async def _serve(config: Config) -> None:
 
 async def _serve_partitions(config: Config, writer: ThreadPoolExecutor, channel: grpc.aio.Channel) -> None:
     partitions = Partitions(config.data, config.slots, config.index_bytes)
-    follower = Follower(partitions, channel, writer)
+    snapshots = Snapshots(config.snapshots, config.data, partitions, writer) if config.snapshots else None
+    follower = Follower(partitions, channel, writer, snapshots)
     life = Life(partitions, writer, follower.rebuild)
     metrics_port = serve_metrics(config.host, config.metrics_port)
     server = Server(config.host, config.port, reuse_port=config.reuse_port)
@@ -69,15 +71,18 @@ async def _serve_partitions(config: Config, writer: ThreadPoolExecutor, channel:
     await server.set_serving(False)
     port = await server.start()
     log.info("serving", address=f"{config.host}:{port}", slots=config.slots, metrics_port=metrics_port)
-    tasks = [asyncio.create_task(follower.run()), asyncio.create_task(life.run())]
-    tasks.append(asyncio.create_task(_serve_when_ready(server, follower)))
+    tasks = [asyncio.create_task(work.run()) for work in (follower, life, snapshots) if work is not None]
     stopped = asyncio.create_task(wait_for_signal())
-    await asyncio.wait([stopped, *tasks[:2]], return_when=asyncio.FIRST_COMPLETED)
+    ended = asyncio.wait([stopped, *tasks], return_when=asyncio.FIRST_COMPLETED)
+    tasks.append(asyncio.create_task(_serve_when_ready(server, follower)))
+    await ended
     log.info("draining")
     await server.drain(config.drain_seconds)
     for task in tasks:
         task.cancel()
     failures = [error for error in await asyncio.gather(*tasks, return_exceptions=True) if isinstance(error, Exception)]
+    if snapshots is not None:
+        snapshots.close()
     await life.publish_all()
     partitions.close()
     if failures:

@@ -66,6 +66,16 @@ class Manifest(BaseModel):
     """One bit a row, the lowest first."""
     trained: TrainedFile | None = None
 
+    def files(self) -> dict[str, File]:
+        """Every file that is named, by its path in the partition's directory."""
+        table = self.table
+        files = {self.live.name: self.live}
+        if self.trained is not None:
+            files[self.trained.file.name] = self.trained.file
+        for file in (table.vectors, table.documents, table.entries, *table.columns):
+            files[f"{table.directory}/{file.name}"] = file
+        return files
+
     def write(self, directory: Path) -> None:
         """Publish: every file that is named must be on disk by now."""
         write_durably(directory / NAME, self.model_dump_json(indent=1).encode())

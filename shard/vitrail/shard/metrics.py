@@ -30,6 +30,8 @@ SAMPLES = Gauge(
 )
 BUILDS = Counter("vitrail_builds", "Trainings and compactions that ended, by outcome.", ["what", "outcome"])
 PUBLISH_SECONDS = Histogram("vitrail_publish_seconds", "Time to publish a partition.", buckets=(*SECONDS, 5, 10))
+SNAPSHOTS = Counter("vitrail_snapshots", "Snapshots that were written or read, by outcome.", ["what", "outcome"])
+SNAPSHOT_BYTES = Counter("vitrail_snapshot_bytes", "Bytes of chunks that were written or read.", ["what"])
 REBUILDS = Counter("vitrail_partition_rebuilds", "Partitions that were deleted because they could not be used.")
 
 OF_PARTITION = (RECORDS, TAIL, SEQ, TRAINED, BUILDING, BEHIND, DEAD, RECALL, SAMPLES)

@@ -430,12 +430,20 @@ class Partition:
         published = manifest.read(self.directory)
         if published is None:
             return None
+        self.check(published)
+        return published
+
+    def check(self, published: manifest.Manifest) -> None:
+        """Refuse a manifest that is another partition's.
+
+        Raises:
+            Mismatch: It is.
+        """
         uid, slots = published.collection_uid, (published.slot_begin, published.slot_end)
         if (uid, slots) != (self.collection.uid, self.slots):
             raise Mismatch(f"holds slots {slots} of collection {uid}")
         if (published.dimension, published.metric) != (self.dimension, self.metric):
             raise Mismatch(f"holds {published.metric} vectors of {published.dimension} dimensions")
-        return published
 
     def _open(self, published: manifest.Manifest | None) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)

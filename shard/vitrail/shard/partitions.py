@@ -6,7 +6,8 @@ from pathlib import Path
 
 import structlog
 
-from vitrail.shard import metrics
+from vitrail.shard import manifest, metrics
+from vitrail.shard.files import sync
 from vitrail.shard.partition import Partition
 from vitrail.v1.collection_pb2 import Collection
 from vitrail.v1.log_pb2 import Catalog, Cursor
@@ -66,6 +67,23 @@ class Partitions:
                 self._partitions[uid] = self._open(collection)
         self.catalog_seq = catalog.seq
         self._remove_unknown_directories()
+
+    def adopt(self, partition: Partition, directory: Path) -> None:
+        """Open, in the place of a partition that has applied nothing, one whose files lie in a directory of its own.
+
+        Raises:
+            OSError: They could not be moved; the partition is as it was.
+        """
+        if self._partitions.get(partition.collection.uid) is not partition or partition.cursor.seq:
+            return
+        for path in directory.iterdir():
+            if path.name != manifest.NAME:
+                path.rename(partition.directory / path.name)
+        sync(partition.directory)
+        (directory / manifest.NAME).rename(partition.directory / manifest.NAME)
+        sync(partition.directory)
+        partition.close()
+        self._partitions[partition.collection.uid] = self._open(partition.collection)
 
     def close(self) -> None:
         for partition in self:

@@ -1,0 +1,3 @@
+from tests.shard.test_follow import world
+
+__all__ = ["world"]
