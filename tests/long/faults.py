@@ -14,7 +14,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from tests.long import coordinators, shards, stores
+from tests.long import coordinators, replicas, shards, stores
 from tests.long.table import COLUMNS, Row, tested, write
 from tests.postgres import running_postgres
 
@@ -26,6 +26,7 @@ def main() -> None:
     parser.add_argument("--fewer-seeds", type=int, default=50, help="kills of all else")
     parser.add_argument("--away", type=float, default=20.0, help="seconds for which something is gone")
     parser.add_argument("--rate", type=float, default=100.0, help="searches a second while a replica is stopped")
+    parser.add_argument("--operations", type=int, default=1_000_000, help="mixed, before digests are compared")
     parser.add_argument("--only", default="", help="a word in the names of the rows to make")
     parser.add_argument("--out", type=Path, help="write the table here, as Markdown")
     given = parser.parse_args()
@@ -59,6 +60,9 @@ def faults(given: argparse.Namespace) -> dict[str, Callable[[Path], Row]]:
         "replica killed": partial(shards.replica_killed, seeds=fewer),
         "shard killed": partial(shards.shard_killed, seconds=given.away),
         "replica stopped": partial(shards.replica_stopped, rate=given.rate, seconds=given.away),
+        "digests": partial(
+            replicas.mixed, operations=given.operations, restarts=given.fewer_seeds, seed=given.first_seed
+        ),
         "store away at the start": lambda _: tested(
             "PostgreSQL stopped, and the coordinator killed and started again meanwhile",
             "it searches what shards hold, and writes once the store is back",
