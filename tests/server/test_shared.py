@@ -282,3 +282,13 @@ def test_a_url_that_cannot_be_read() -> None:
         Database("postgresql://user@host:port/name")
     with pytest.raises(Unavailable, match="the store failed"):
         Store(Database("postgresql://nobody@127.0.0.1:1/none")).heads()
+
+
+def test_connections_to_a_machine_that_is_gone_are_given_up(url: str) -> None:
+    """Within seconds, where TCP would wait for hours: the kernel is asked so for each connection."""
+    database = Database(url)
+    with database.transaction() as connection:
+        asked = connection.connection.driver_connection.info.get_parameters()  # type: ignore[union-attr]
+    database.close()
+    assert int(asked["tcp_user_timeout"]) <= 10_000
+    assert int(asked["keepalives_idle"]) + int(asked["keepalives_interval"]) * int(asked["keepalives_count"]) <= 10

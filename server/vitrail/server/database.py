@@ -23,6 +23,13 @@ POSTGRESQL = ("postgresql://", "postgres://")
 INSERTS: dict[str, Any] = {"postgresql": postgresql.insert, "sqlite": sqlite.insert}
 POOL = 8
 CONNECT_SECONDS = 5
+# A machine that is gone says nothing, and TCP would wait for hours: its connections fail after some ten seconds.
+WHILE_CONNECTED = {
+    "keepalives_idle": 4,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,  # milliseconds
+}
 # Coordinators that start together create the tables together; all but one then find them there.
 MIGRATION_TRIES = 5
 MIGRATING = threading.Lock()  # what Alembic runs finds its context in global variables
@@ -115,7 +122,7 @@ def _postgresql(url: str) -> sa.Engine:
         raise ValueError(f"the URL of the store cannot be read: {error}") from error
     # Pinged before use: a server that was started again has closed the connections that lie here.
     return sa.create_engine(
-        parsed, pool_size=POOL, pool_pre_ping=True, connect_args={"connect_timeout": CONNECT_SECONDS}
+        parsed, pool_size=POOL, pool_pre_ping=True, connect_args={"connect_timeout": CONNECT_SECONDS, **WHILE_CONNECTED}
     )
 
 
