@@ -20,6 +20,7 @@ from tests.bench.photos import made
 from tests.e2e.parts import Parts, Place, Process
 from tests.postgres import running_postgres
 from vitrail.cli.bench.machine import described
+from vitrail.rpc.channel import CLIENT_OPTIONS
 from vitrail.rpc.slots import SLOTS
 from vitrail.server.database import Database
 from vitrail.server.log import MAX_PAGE_ROWS, PAGE_BYTES
@@ -117,7 +118,8 @@ def followed(directory: Path, location: str, rows: int) -> tuple[float, float]:
 @contextmanager
 def partition_of(process: Process) -> Iterator[Callable[[], PartitionStatus | None]]:
     """What a shard says of its only partition; None while it does not answer."""
-    with grpc.insecure_channel(process.address) as channel:
+    # It is asked from the first tenth of a second on: left alone, gRPC would come back after a whole one.
+    with grpc.insecure_channel(process.address, options=CLIENT_OPTIONS) as channel:
         stub = ShardServiceStub(channel)
 
         def look() -> PartitionStatus | None:
