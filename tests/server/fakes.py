@@ -84,6 +84,7 @@ class FakeShard(ShardServiceServicer):
         seq: Applied up to here.
         trained: Whether it says that it is.
         train_at: What it knows of the collection.
+        reached: The last row that it says it has applied.
         index_stats: What it says of its index.
         matching: Ids that meet every filter.
         applied: What it says it has applied, one cursor a time that it is asked for ids; the last one for ever.
@@ -103,6 +104,7 @@ class FakeShard(ShardServiceServicer):
     seq: int = 1
     trained: bool = False
     train_at: int = 10_000
+    reached: int = 0
     index_stats: IndexStats = field(default_factory=IndexStats)
     matching: Sequence[str] = ()
     applied: list[Cursor] = field(default_factory=lambda: [Cursor()])
@@ -139,6 +141,7 @@ class FakeShard(ShardServiceServicer):
             records=len(self.records),
             applied=Cursor(seq=self.seq),
             index=self.index_stats,
+            reached=self.reached,
             state="trained" if self.trained else "exact",
         )
         return GetStatusResponse(

@@ -35,14 +35,15 @@ async def test_what_is_shown_of_processes(journal: Journal) -> None:
     assert made.uid == 1
     await journal.read(journal.store.write, [Write(1, [NewRecord(f"r{n}", {}, vector=b"1") for n in range(9)])])
     one, other, new = FakeShard(1, 2, seq=9), FakeShard(0, 2, seq=7, records={"a": [1.0]}), FakeShard(0, 3, seq=2)
-    new.ready, new.train_at = False, 0
+    new.ready, new.train_at, new.reached = False, 0, 5  # its last checkpoint was at 2
     async with known(journal, one, other, new) as service:
         response = await shown(service)
         assert [(p.shard, p.shards, p.behind, p.records) for p in response.processes] == [
             (0, 2, 2, 1),
             (1, 2, 0, 0),
-            (0, 3, 7, 0),
+            (0, 3, 4, 0),
         ]
+        assert {p.head for p in response.processes} == {9}
         assert [p.failure for p in response.processes] == ["", "", "still catching up with the log"]
         new.ready = True
         assert [p.failure for p in (await shown(service)).processes] == ["", "", "still training its first index"]

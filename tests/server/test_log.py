@@ -92,6 +92,7 @@ class Follower:
                 self.collections = {collection.uid: collection for collection in response.catalog.collections}
             case "rows":
                 held = self.held.setdefault(response.rows.collection_uid, {})
+                assert response.rows.head >= response.rows.rows[-1].seq
                 for row in response.rows.rows:
                     assert row.slot == slot_of(row.id)
                     held[row.id] = (row.vector, row.attributes, row.seq)

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import errno
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,13 +20,14 @@ from vitrail.server.database import Database
 from vitrail.server.journal import Journal
 from vitrail.server.log import LogService
 from vitrail.server.store import NewRecord, Store, Write
-from vitrail.shard import manifest
+from vitrail.shard import manifest, metrics
 from vitrail.shard.follow import Follower
 from vitrail.shard.life import Life
 from vitrail.shard.partition import Partition
 from vitrail.shard.partitions import Partitions
 from vitrail.shard.snapshots import Snapshots
 from vitrail.shard.wanted import wanted_build
+from vitrail.v1.log_pb2 import Row
 from vitrail.v1.log_pb2_grpc import add_LogServiceServicer_to_server
 
 DIMENSION = 24
@@ -141,6 +142,32 @@ async def test_a_restart_goes_on_from_what_was_published(world: World) -> None:
         assert shard.partition.dead == 0
         world.agrees(shard)
         await shard.stop()
+
+
+async def test_how_far_a_build_has_come(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After each page it is known up to which row, and of how many, though nothing counts as applied yet."""
+    monkeypatch.setattr("vitrail.server.log.MAX_PAGE_ROWS", 100)
+    await world.write(0, 250)
+    seen = []
+    apply = Partition.apply
+
+    def note(self: Partition, rows: Sequence[Row]) -> None:
+        apply(self, rows)
+        metrics.report(self)
+        uid = str(self.collection.uid)
+        gauges = (sample(f"vitrail_partition_{name}_seq", collection_uid=uid) for name in ("reached", "log", "applied"))
+        seen.append(tuple(gauges))
+
+    monkeypatch.setattr(Partition, "apply", note)
+    shard = world.shard()
+    await world.caught_up(shard)
+    assert seen == [(100, 250, 0), (200, 250, 0), (250, 250, 0)]
+    assert (shard.partition.reached, shard.partition.head) == (250, 250)
+    await shard.stop()
+    shard = world.shard()
+    await world.caught_up(shard)
+    assert shard.partition.reached == 250
+    await shard.stop()
 
 
 async def test_following_ends_when_it_is_told_to(world: World) -> None:

@@ -386,9 +386,10 @@ class ShardProcess:
         shard: Which shard it is, from 0.
         shards: Of how many; 0 where it was never heard.
         failure: Why it is not asked, or empty.
-        behind: Numbers of the log, over all collections, that it has not applied.
+        behind: Numbers of the log, over all collections, that it has not reached.
         records: Live records, over all collections.
         metrics_address: Where its metrics are served.
+        head: Numbers of the log, over all collections.
     """
 
     address: str
@@ -398,6 +399,7 @@ class ShardProcess:
     behind: int
     records: int
     metrics_address: str
+    head: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -175,6 +175,7 @@ def shard_process(message: cluster_pb2.ShardProcess) -> ShardProcess:
         behind=message.behind,
         records=message.records,
         metrics_address=message.metrics_address,
+        head=message.head,
     )
 
 

@@ -65,6 +65,7 @@ class ShardProcess(google.protobuf.message.Message):
     BEHIND_FIELD_NUMBER: builtins.int
     RECORDS_FIELD_NUMBER: builtins.int
     METRICS_ADDRESS_FIELD_NUMBER: builtins.int
+    HEAD_FIELD_NUMBER: builtins.int
     address: builtins.str
     shard: builtins.int
     """Which shard it is, from 0, and of how many; 0 of 0 where it was never heard."""
@@ -72,10 +73,12 @@ class ShardProcess(google.protobuf.message.Message):
     failure: builtins.str
     """Why it is not asked, or empty."""
     behind: builtins.int
-    """Numbers of the log, over all collections, that it has not applied."""
+    """Numbers of the log, over all collections, that it has not reached."""
     records: builtins.int
     """Live records, over all collections."""
     metrics_address: builtins.str
+    head: builtins.int
+    """Numbers of the log, over all collections."""
     def __init__(
         self,
         *,
@@ -86,8 +89,9 @@ class ShardProcess(google.protobuf.message.Message):
         behind: builtins.int = ...,
         records: builtins.int = ...,
         metrics_address: builtins.str = ...,
+        head: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["address", b"address", "behind", b"behind", "failure", b"failure", "metrics_address", b"metrics_address", "records", b"records", "shard", b"shard", "shards", b"shards"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["address", b"address", "behind", b"behind", "failure", b"failure", "head", b"head", "metrics_address", b"metrics_address", "records", b"records", "shard", b"shard", "shards", b"shards"]) -> None: ...
 
 Global___ShardProcess: typing_extensions.TypeAlias = ShardProcess
 

@@ -153,7 +153,10 @@ class Rows(google.protobuf.message.Message):
 
     COLLECTION_UID_FIELD_NUMBER: builtins.int
     ROWS_FIELD_NUMBER: builtins.int
+    HEAD_FIELD_NUMBER: builtins.int
     collection_uid: builtins.int
+    head: builtins.int
+    """The last number of the collection's log, at the moment that these rows are from."""
     @property
     def rows(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Row]: ...
     def __init__(
@@ -161,8 +164,9 @@ class Rows(google.protobuf.message.Message):
         *,
         collection_uid: builtins.int = ...,
         rows: collections.abc.Iterable[Global___Row] | None = ...,
+        head: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["collection_uid", b"collection_uid", "rows", b"rows"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["collection_uid", b"collection_uid", "head", b"head", "rows", b"rows"]) -> None: ...
 
 Global___Rows: typing_extensions.TypeAlias = Rows
 

@@ -245,6 +245,7 @@ class PartitionStatus(google.protobuf.message.Message):
     RECIPE_FIELD_NUMBER: builtins.int
     NPROBE_FIELD_NUMBER: builtins.int
     INDEX_FIELD_NUMBER: builtins.int
+    REACHED_FIELD_NUMBER: builtins.int
     collection_uid: builtins.int
     records: builtins.int
     tail: builtins.int
@@ -253,6 +254,8 @@ class PartitionStatus(google.protobuf.message.Message):
     version: builtins.str
     recipe: builtins.str
     nprobe: builtins.int
+    reached: builtins.int
+    """The last row that was applied, of a pass over the log that need not be complete."""
     @property
     def applied(self) -> vitrail.v1.log_pb2.Cursor: ...
     @property
@@ -270,9 +273,10 @@ class PartitionStatus(google.protobuf.message.Message):
         recipe: builtins.str = ...,
         nprobe: builtins.int = ...,
         index: vitrail.v1.collection_pb2.IndexStats | None = ...,
+        reached: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["applied", b"applied", "index", b"index"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["applied", b"applied", "busy", b"busy", "collection_uid", b"collection_uid", "index", b"index", "nprobe", b"nprobe", "recipe", b"recipe", "records", b"records", "state", b"state", "tail", b"tail", "version", b"version"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["applied", b"applied", "busy", b"busy", "collection_uid", b"collection_uid", "index", b"index", "nprobe", b"nprobe", "reached", b"reached", "recipe", b"recipe", "records", b"records", "state", b"state", "tail", b"tail", "version", b"version"]) -> None: ...
 
 Global___PartitionStatus: typing_extensions.TypeAlias = PartitionStatus
 

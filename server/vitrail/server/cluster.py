@@ -42,13 +42,14 @@ class ClusterService(ClusterServiceServicer):
 def _process(replica: Replica, heads: Heads, serving: int) -> ShardProcess:
     shard, shards = replica.place or (0, 0)
     waits = TRAINING if shards != serving and not replica.is_settled else ""
-    behind = sum(max(0, seq - replica.applied.get(uid, 0)) for uid, (_, seq) in heads.collections.items())
+    seqs = {uid: seq for uid, (_, seq) in heads.collections.items()}
     return ShardProcess(
         address=replica.address,
         shard=shard,
         shards=shards,
         failure=replica.failure or waits,
-        behind=behind,
+        behind=sum(max(0, seq - replica.reached(uid)) for uid, seq in seqs.items()),
         records=sum(replica.records.values()),
         metrics_address=replica.metrics_address,
+        head=sum(seqs.values()),
     )

@@ -74,7 +74,7 @@ class LogService(LogServiceServicer):
                 return
             if page.rows:
                 after = page.rows[-1].seq
-                yield FollowResponse(rows=Rows(collection_uid=uid, rows=map(_message, page.rows)))
+                yield FollowResponse(rows=Rows(collection_uid=uid, rows=map(_message, page.rows), head=page.head.seq))
             if len(page.rows) < limit:
                 places[uid] = page.head
                 yield FollowResponse(checkpoint=page.head)

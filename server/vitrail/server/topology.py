@@ -78,6 +78,11 @@ class Replica:
         partitions = self.status.partitions if self.status else ()
         return next((partition for partition in partitions if partition.collection_uid == uid), None)
 
+    def reached(self, uid: int) -> int:
+        """Up to which `seq` of a collection it has gone, be it in a pass over the log that is not complete yet."""
+        partition = self.partition(uid)
+        return max(self.applied.get(uid, 0), partition.reached if partition else 0)
+
     def heard(self, status: GetStatusResponse) -> None:
         """Take what it says of itself."""
         self.status = status

@@ -6,7 +6,7 @@ nothing. On any failure the stream is opened again from the checkpoints, and row
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Executor
 from functools import partial
 from typing import TypeVar
@@ -18,7 +18,7 @@ from vitrail.shard import metrics
 from vitrail.shard.partition import APPLYING, Partition
 from vitrail.shard.partitions import Partitions
 from vitrail.shard.snapshots import Snapshots
-from vitrail.v1.log_pb2 import Cursor, FollowRequest, FollowResponse, Row
+from vitrail.v1.log_pb2 import Cursor, FollowRequest, FollowResponse, Rows
 from vitrail.v1.log_pb2_grpc import LogServiceStub
 
 log = structlog.get_logger()
@@ -141,7 +141,7 @@ class Follower:
                     raise FollowAgain  # it was opened just now: what it holds need not be sent again
             case "rows":
                 if partition := self._partitions.get(event.rows.collection_uid):
-                    await self._write(partial(self._apply, partition, event.rows.rows))
+                    await self._write(partial(self._apply, partition, event.rows))
             case "checkpoint":
                 uid = event.checkpoint.collection_uid
                 if partition := self._partitions.get(uid):
@@ -161,14 +161,15 @@ class Follower:
 
     # In the writer's thread, in which partitions are reset too.
 
-    def _apply(self, partition: Partition, rows: Sequence[Row]) -> None:
+    def _apply(self, partition: Partition, rows: Rows) -> None:
         self._check(partition)
+        partition.head = rows.head
         try:
-            partition.apply(rows)
+            partition.apply(rows.rows)
         except OSError as error:
             partition.troubles[APPLYING] = str(error)
             raise
-        metrics.ROWS_APPLIED.inc(len(rows))
+        metrics.ROWS_APPLIED.inc(len(rows.rows))
 
     def _checkpoint(self, partition: Partition, cursor: Cursor) -> None:
         self._check(partition)

@@ -20,6 +20,10 @@ READY = Gauge("vitrail_ready", "1 once every partition has caught up.")
 RECORDS = Gauge("vitrail_partition_records", "Live records.", ["collection_uid"])
 TAIL = Gauge("vitrail_partition_tail_rows", "Rows that are searched exactly.", ["collection_uid"])
 SEQ = Gauge("vitrail_partition_applied_seq", "Applied up to here.", ["collection_uid"])
+REACHED = Gauge(
+    "vitrail_partition_reached_seq", "The last row applied, of a pass that need not be complete.", ["collection_uid"]
+)
+HEAD = Gauge("vitrail_partition_log_seq", "The end of the log, as it was last heard.", ["collection_uid"])
 TRAINED = Gauge("vitrail_partition_trained", "1 where there is a trained index.", ["collection_uid"])
 BUILDING = Gauge("vitrail_partition_building", "1 while an index is trained or rows are compacted.", ["collection_uid"])
 BEHIND = Gauge("vitrail_partition_in_trouble", "1 while rows cannot be written, as on a full disk.", ["collection_uid"])
@@ -34,7 +38,7 @@ SNAPSHOTS = Counter("vitrail_snapshots", "Snapshots that were written or read, b
 SNAPSHOT_BYTES = Counter("vitrail_snapshot_bytes", "Bytes of chunks that were written or read.", ["what"])
 REBUILDS = Counter("vitrail_partition_rebuilds", "Partitions that were deleted because they could not be used.")
 
-OF_PARTITION = (RECORDS, TAIL, SEQ, TRAINED, BUILDING, BEHIND, DEAD, RECALL, SAMPLES)
+OF_PARTITION = (RECORDS, TAIL, SEQ, REACHED, HEAD, TRAINED, BUILDING, BEHIND, DEAD, RECALL, SAMPLES)
 
 
 def report(partition: Partition) -> None:
@@ -43,6 +47,8 @@ def report(partition: Partition) -> None:
     RECORDS.labels(uid).set(partition.view.records)
     TAIL.labels(uid).set(partition.tail)
     SEQ.labels(uid).set(partition.cursor.seq)
+    REACHED.labels(uid).set(partition.reached)
+    HEAD.labels(uid).set(partition.head)
     TRAINED.labels(uid).set(partition.view.trained is not None)
     BUILDING.labels(uid).set(bool(partition.building))
     BEHIND.labels(uid).set(bool(partition.trouble))

@@ -289,12 +289,14 @@ class Partition:
         self._show(live, records, self.view.folded, self.view.trained)
         np.maximum.at(self._written, [row.slot for row in rows], [row.seq for row in rows])
         self.changes += len(rows)
+        self.reached = max((row.seq for row in rows), default=self.reached)
         self._changed = time.monotonic()
         self.troubles.pop(APPLYING, None)
 
     def checkpoint(self, cursor: Cursor) -> None:
         """Everything up to here has been applied."""
         self.cursor = cursor
+        self.reached = self.head = cursor.seq
         self.held = Held(cursor, self.life, self._table.documents, self.view.live, self._written.copy())
 
     @property
@@ -449,6 +451,8 @@ class Partition:
         self.directory.mkdir(parents=True, exist_ok=True)
         self._tidy(published)
         self.cursor = Cursor(collection_uid=self.collection.uid)
+        self.reached = self.head = published.seq if published else 0
+        """The last row that was applied, of a pass that need not be complete; and the end of the log as last heard."""
         self.life = uuid4().hex  # after the cursor: who sees this life must not take the place of the last one
         self.unverified = published
         """What was published whose vectors nobody has compared with their hashes yet."""

@@ -184,6 +184,7 @@ def _status(partition: Partition) -> PartitionStatus:
         recipe=trained.recipe.factory if trained else "Flat",
         nprobe=setting.nprobe,
         index=_index_stats(partition),
+        reached=partition.reached,
     )
 
 
