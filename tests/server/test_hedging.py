@@ -94,9 +94,8 @@ async def test_where_the_budget_is_spent_an_overdue_question_goes_to_another_rep
     async with searching(*shards) as here:
         (shard,) = here.topology.shards
         stopped, other = (next(r for r in shard.replicas if r.address == each.address) for each in shards)
-        other.outstanding = 1  # so the other one is asked first
         shards[0].stop()
-        question = Question(shard, SearchBatchRequest(), 30, budget)
+        question = Question(shard, stopped, SearchBatchRequest(), 30, budget)
         answer = asyncio.create_task(question.answer())
         await eventually(lambda: len(shards[0].requests) == 1)
         assert not shards[1].requests

@@ -7,7 +7,7 @@ import typer
 from vitrail.cli.common import DEFAULT_ADDRESS, Address, AsJson, connected, print_json, print_table
 from vitrail.client import CollectionStats, PartitionStats
 
-SHARDS = ["shard", "state", "records", "tail", "dead rows", "seq", "busy", "address", "metrics"]
+SHARDS = ["shard", "state", "records", "tail", "dead rows", "seq", "digest", "busy", "address", "metrics"]
 INDEXES = ["shard", "recipe", "nprobe", "rerank", "recall@10", "samples", "RAM", "disk", "why"]
 
 
@@ -39,15 +39,22 @@ def _print(one: CollectionStats) -> None:
 def _shard(partition: PartitionStats) -> list[object]:
     return [
         partition.shard,
-        partition.state if partition.reachable else "unreachable",
+        _state(partition),
         partition.records,
         partition.tail,
         partition.index.dead_rows,
         partition.seq,
+        partition.digest,
         partition.busy,
         partition.address,
         partition.metrics_address,
     ]
+
+
+def _state(partition: PartitionStats) -> str:
+    if not partition.reachable:
+        return "unreachable"
+    return "quarantined" if partition.quarantined else partition.state
 
 
 def _index(partition: PartitionStats) -> list[object]:

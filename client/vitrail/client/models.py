@@ -347,6 +347,9 @@ class PartitionStats:
     Attributes:
         shard: Its number, from 0; that of replicas is the same.
         shards: Of how many it is one.
+        digest: Of all records that it held at `seq`; that of replicas at the same `seq` is the same, and those of all
+            shards of a layout add up to the same. 16 hexadecimal digits, empty where it is not known.
+        quarantined: Whether its process is not asked, since it held other records than the store.
         address: Where the shard is reached.
         metrics_address: Where its metrics are served.
         reachable: False where it does not answer; the figures are then the last known ones.
@@ -375,6 +378,8 @@ class PartitionStats:
     nprobe: int
     index: IndexStats = IndexStats()
     shards: int = 0
+    digest: str = ""
+    quarantined: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -159,6 +159,8 @@ def partition_stats(message: collection_pb2.PartitionStats) -> PartitionStats:
         nprobe=message.nprobe,
         index=index_stats(message.index),
         shards=message.shards,
+        digest=message.digest,
+        quarantined=message.quarantined,
     )
 
 

@@ -1,13 +1,15 @@
 """Collections: made, listed, changed, deleted, and what shards say of their partitions."""
 
+import asyncio
 from functools import partial
 
 from vitrail.rpc.errors import FailedPrecondition, InvalidArgument
 from vitrail.rpc.server import Context
 from vitrail.server import metrics, validate
+from vitrail.server.digests import Held, ask
 from vitrail.server.embedder import Embedder
 from vitrail.server.journal import Journal
-from vitrail.server.topology import Replica, Topology
+from vitrail.server.topology import PROBE_TIMEOUT, QUARANTINED, Replica, Topology
 from vitrail.v1.collection_pb2 import (
     Collection,
     CreateCollectionRequest,
@@ -96,11 +98,13 @@ class CollectionService(CollectionServiceServicer):
         heads = await self._journal.read(self._journal.store.heads)
         records, seq = heads.collections.get(collection.uid, (0, 0))
         await self._topology.probe_all()
+        replicas = self._topology.in_order()
+        held = await asyncio.gather(*(ask(replica, collection.uid, PROBE_TIMEOUT) for replica in replicas))
         return GetCollectionStatsResponse(
             collection=collection,
             records=records,
             seq=seq,
-            partitions=[_stats(replica, collection.uid) for replica in self._topology.in_order()],
+            partitions=[_stats(*each, collection.uid) for each in zip(replicas, held, strict=True)],
             metrics_address=self._metrics_address,
         )
 
@@ -132,8 +136,12 @@ def _change(request: UpdateCollectionRequest, collection: Collection) -> None:
         collection.attributes[name] = kind
 
 
-def _stats(replica: Replica, uid: int) -> PartitionStats:
-    stats = PartitionStats(address=replica.address, reachable=not replica.failure)
+def _stats(replica: Replica, held: Held | None, uid: int) -> PartitionStats:
+    stats = PartitionStats(
+        address=replica.address,
+        reachable=replica.failure in ("", QUARANTINED),
+        quarantined=bool(replica.diverged),
+    )
     if replica.status is not None:
         stats.shard, stats.shards = replica.status.shard, replica.status.shards
         stats.metrics_address = replica.metrics_address
@@ -148,4 +156,6 @@ def _stats(replica: Replica, uid: int) -> PartitionStats:
         stats.nprobe = partition.nprobe
         if partition.HasField("index"):
             stats.index.CopyFrom(partition.index)
+    if held is not None:
+        stats.seq, stats.digest = held.applied.seq, held.digest
     return stats

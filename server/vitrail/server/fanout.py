@@ -173,7 +173,11 @@ class Batch:
         request = SearchBatchRequest(groups=[group.message() for group in self._groups])
         timeout = max(group.timeout for group in request.groups)
         for shard in self._asked:
-            question = Question(shard, request, timeout, self._budget)
+            first = shard.pick() or shard.pick(overdue=True)
+            if first is None:  # quarantined just now
+                self._fail(shard, shard.failure)
+                continue
+            question = Question(shard, first, request, timeout, self._budget)
             self._calls[asyncio.ensure_future(question.answer())] = question
         pending = set(self._calls)
         while pending and (waiting := self._unanswered()):

@@ -53,8 +53,11 @@ class Budget:
 class Question:
     """One batch, asked of one shard. `answer` comes from the replica that is first."""
 
-    def __init__(self, shard: Shard, request: SearchBatchRequest, timeout: float, budget: Budget) -> None:
+    def __init__(
+        self, shard: Shard, first: Replica, request: SearchBatchRequest, timeout: float, budget: Budget
+    ) -> None:
         self.shard = shard
+        self._first = first
         self.replica: Replica | None = None
         """Whose answer it was."""
         self._request = request
@@ -72,7 +75,7 @@ class Question:
         """
         start = time.monotonic()
         self._budget.asked()
-        self._ask(self.shard.pick() or self.shard.pick(overdue=True))
+        self._ask(self._first)
         may_hedge, is_overdue = True, False
         try:
             while True:
@@ -115,8 +118,7 @@ class Question:
         for replica in self._calls.values():
             replica.overdue += 1
 
-    def _ask(self, replica: Replica | None) -> None:
-        assert replica is not None  # a shard is asked only where one can be
+    def _ask(self, replica: Replica) -> None:
         self._asked.append(replica)
         replica.outstanding += 1
         call = asyncio.ensure_future(_call(replica, self._request, self._deadline.remaining))

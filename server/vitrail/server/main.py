@@ -29,6 +29,7 @@ from vitrail.server.embedding import Pipeline
 from vitrail.server.fanout import Fanout
 from vitrail.server.journal import Journal
 from vitrail.server.log import LogService
+from vitrail.server.quarantine import Quarantine
 from vitrail.server.queries import Queries
 from vitrail.server.records import RecordService
 from vitrail.server.service import SearchService
@@ -133,6 +134,7 @@ async def _parts(
         server.add(register, servicer, module.DESCRIPTOR.services_by_name[f"{name}Service"].full_name)
     work = [
         topology.run(),
+        Quarantine(journal, topology).run(),
         watch(config.shards, topology.use),
         fanout.batcher.run(),
         pipeline.batcher.run(),

@@ -18,6 +18,12 @@ EMBEDDER_LOADED = Gauge("vitrail_embedder_loaded", "1 once the embedder's weight
 
 FANOUT_FAILURES = Counter("vitrail_fanout_failures", "Shards that did not answer a batch.", ["shard", "reason"])
 REPLICA_REACHABLE = Gauge("vitrail_replica_reachable", "1 while a shard process answers.", ["address"])
+REPLICA_QUARANTINED = Gauge(
+    "vitrail_replica_quarantined", "1 while a process is not asked, since it held other records.", ["address"]
+)
+DIGEST_COMPARISONS = Counter("vitrail_digest_comparisons", "Slots of partitions that were compared with the store.")
+DIGEST_MISMATCHES = Counter("vitrail_digest_mismatches", "Those of them that held other records than the store.")
+DIGEST_SUSPECTS = Gauge("vitrail_digest_suspects", "Slots in which processes differed when they were last compared.")
 HEDGES = Counter("vitrail_hedges", "Batches that were also asked of a second replica, since the first was slow.")
 FAILOVERS = Counter("vitrail_failovers", "Batches that were asked of another replica, since one had failed.")
 COVERAGE = Histogram(

@@ -11,7 +11,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import grpc
 import structlog
@@ -34,7 +34,16 @@ FORGET_SECONDS = 10.0
 MAX_OVERDUE = 2
 NEVER_HEARD, CATCHING_UP = "not yet heard of", "still catching up with the log"
 TRAINING = "still training its first index"
+QUARANTINED = "quarantined, since it held other records than the store"
 NO_REPLICA = "no process has this place"
+
+
+class Diverged(NamedTuple):
+    """Where a partition held other records than the store."""
+
+    life: str
+    """Of the partition: another one after each rebuild."""
+    slot: int
 
 
 @dataclass(slots=True, eq=False)
@@ -44,7 +53,7 @@ class Replica:
     address: str
     channel: grpc.aio.Channel
     failure: str = NEVER_HEARD
-    """Why it did not answer a probe, or is not ready; else empty."""
+    """Why it did not answer a probe, is not ready, or is quarantined; else empty."""
     status: GetStatusResponse | None = None
     records: dict[int, int] = field(default_factory=dict)
     """Live records by collection uid, as last heard in a status or an answer."""
@@ -56,6 +65,8 @@ class Replica:
     """Whether no partition compares each of its records only since its first index is not trained yet."""
     overdue: int = 0
     """Those of them that nobody waits for any more, and those that another replica answered sooner."""
+    diverged: dict[int, Diverged] = field(default_factory=dict)
+    """By collection uid, where it held other records than the store: it is quarantined while there are any."""
     stub: "ShardServiceAsyncStub" = field(init=False)
 
     def __post_init__(self) -> None:
@@ -89,8 +100,22 @@ class Replica:
         self.records = {partition.collection_uid: partition.records for partition in status.partitions}
         self.applied = {partition.collection_uid: partition.applied.seq for partition in status.partitions}
         self.is_settled = _is_settled(status)
-        self.failure = "" if status.ready else CATCHING_UP
+        self.failure = QUARANTINED if self.diverged else "" if status.ready else CATCHING_UP
         self.overdue = 0
+
+    def diverge(self, uid: int, diverged: Diverged) -> None:
+        """Quarantine it."""
+        self.diverged[uid] = diverged
+        self.failure = QUARANTINED
+
+    def agree(self, uid: int) -> None:
+        """Of this collection it holds what the store does; the next probe finds it."""
+        self.diverged.pop(uid, None)
+
+    @property
+    def answers(self) -> bool:
+        """Whether it answered the last probe."""
+        return self.failure in ("", CATCHING_UP, QUARANTINED)
 
     @property
     def is_overdue(self) -> bool:
@@ -117,7 +142,7 @@ class Shard:
 
     @property
     def can_be_asked(self) -> bool:
-        return any(not replica.is_overdue for replica in self.replicas)
+        return self.pick() is not None
 
     def records(self, uid: int) -> int | None:
         """How many it was last heard to hold of a collection, where it ever was."""
@@ -127,11 +152,15 @@ class Shard:
     def pick(self, but: Container[Replica] = (), overdue: bool = False) -> Replica | None:
         """The replica to ask: with the fewest batches outstanding, among those that work and are trained if there are.
 
+        One that is quarantined is never asked.
+
         Args:
             but: Not one of these.
             overdue: One that is overdue, too.
         """
-        able = [each for each in self.replicas if each not in but and (overdue or not each.is_overdue)]
+        able = [
+            each for each in self.replicas if each not in but and not each.diverged and (overdue or not each.is_overdue)
+        ]
         return min(
             able,
             key=lambda each: (
@@ -190,9 +219,7 @@ class Topology:
         there = [
             each
             for each in self.replicas
-            if each.failure in ("", CATCHING_UP)
-            or each.place is None
-            or each.place[1] in (len(self.shards), self._wanted())
+            if each.answers or each.place is None or each.place[1] in (len(self.shards), self._wanted())
         ]
         return sorted(there, key=lambda each: (each.place is None, (each.place or (0, 0))[::-1]))
 
@@ -232,7 +259,8 @@ class Topology:
                 log.info("found a shard", address=replica.address, shard=status.shard, shards=status.shards)
             replica.heard(status)
         self._arrange()
-        metrics.REPLICA_REACHABLE.labels(replica.address).set(not replica.failure)
+        metrics.REPLICA_REACHABLE.labels(replica.address).set(replica.failure in ("", QUARANTINED))
+        metrics.REPLICA_QUARANTINED.labels(replica.address).set(bool(replica.diverged))
 
     async def close(self) -> None:
         await asyncio.gather(*(replica.channel.close() for replica in self.replicas), *self._closing)
@@ -249,7 +277,8 @@ class Topology:
         closing = asyncio.create_task(replica.channel.close(FORGET_SECONDS))
         self._closing.add(closing)
         closing.add_done_callback(self._closing.discard)
-        metrics.REPLICA_REACHABLE.remove(replica.address)
+        for gauge in (metrics.REPLICA_REACHABLE, metrics.REPLICA_QUARANTINED):
+            gauge.remove(replica.address)
 
     async def _probe_for_ever(self, replica: Replica) -> None:
         while True:
