@@ -229,7 +229,7 @@ def draw(seen: Seen, title: str, path: Path) -> None:
     coverage.set_ylabel("coverage")
     coverage.legend(loc="lower right", fontsize=9)
     layout.plot([at for at, _ in sampled], [each.layout for _, each in sampled], ".", color="black", markersize=2)
-    layout.set_ylabel("shards that answered")
+    layout.set_ylabel("layout")
     layout.set_yticks(sorted({each.layout for _, each in sampled}))
     layout.set_xlabel("seconds")
     for axes in (latency, coverage, layout):

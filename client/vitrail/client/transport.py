@@ -7,7 +7,12 @@ from google.protobuf.message import Message
 from google.rpc import status_pb2
 
 from vitrail.rpc.channel import STATUS_DETAILS
-from vitrail.rpc.errors import Unavailable, VitrailError, from_status
+from vitrail.rpc.errors import ResourceExhausted, Unavailable, VitrailError, from_status
+
+# What a server's gRPC says by itself where too many calls wait (1,000, by its default), before our queues see them.
+# Calls that this side cancels have other words.
+CROWDED = grpc.StatusCode.CANCELLED.name
+CROWDED_SECONDS = 0.5
 
 
 def serialize(message: Message) -> bytes:
@@ -26,6 +31,8 @@ def translate(error: Any, address: str) -> VitrailError:
             return from_status(status_pb2.Status.FromString(value))
     code: grpc.StatusCode = error.code()
     message = error.details() or code.name
+    if message == CROWDED:
+        return ResourceExhausted(f"{address} has more calls waiting than it takes", retry_after=CROWDED_SECONDS)
     failure = from_status(status_pb2.Status(code=code.value[0], message=message))
     if isinstance(failure, Unavailable):
         return Unavailable(f"{address} does not answer: {message}")
