@@ -17,11 +17,13 @@ import grpc
 import numpy as np
 from google.protobuf.message import Message
 
+from vitrail.rpc.attributes import TYPE_NAMES
 from vitrail.rpc.channel import OPTIONS, STATUS_DETAILS
 from vitrail.rpc.errors import AlreadyExists, InvalidArgument, NotFound, VitrailError, to_status
 from vitrail.rpc.vectors import FLOAT32, from_bytes, to_bytes
 from vitrail.v1 import collection_pb2, record_pb2, search_pb2, types_pb2
 
+KINDS = {f"{name}_value": kind for name, kind in TYPE_NAMES.items()}
 MAGIC = (b"\xff\xd8", b"\x89PNG")
 
 
@@ -32,15 +34,23 @@ class Fake(grpc.GenericRpcHandler):
     Attributes:
         failures: Raised one after the other by the next calls, whatever they are.
         hang: While true, calls answer nothing until their caller has gone.
+        hang_at: The same for calls with this message alone.
         hanging: Set once a call does so.
         page: The largest page of ListRecords.
+        space: That of its embedder.
+        refused_attributes: Names that no attribute may have.
+        renumbers: Collections change their uid whenever a page is read.
         requests: All that came, in order, by the name of their message.
     """
 
     failures: list[VitrailError] = field(default_factory=list)
     hang: bool = False
+    hang_at: str = ""
     hanging: threading.Event = field(default_factory=threading.Event)
     page: int = 1000
+    space: str = "default:1"
+    refused_attributes: set[str] = field(default_factory=set)
+    renumbers: bool = False
     requests: dict[str, list[Any]] = field(default_factory=lambda: defaultdict(list))
     collections: dict[str, collection_pb2.Collection] = field(default_factory=dict)
     records: dict[str, dict[str, record_pb2.Record]] = field(default_factory=lambda: defaultdict(dict))
@@ -53,7 +63,7 @@ class Fake(grpc.GenericRpcHandler):
         def handle(request: Message, context: grpc.ServicerContext) -> Message:
             self.requests[type(request).__name__].append(request)
             gone = threading.Event()
-            if self.hang and context.add_callback(gone.set):
+            if (self.hang or self.hang_at == type(request).__name__) and context.add_callback(gone.set):
                 self.hanging.set()
                 gone.wait()
             try:
@@ -83,6 +93,7 @@ class Fake(grpc.GenericRpcHandler):
             dimension=request.dimension or 4,
             metric=request.metric,
             embedder=request.embedder or ("" if request.dimension else "default"),
+            space="" if request.dimension and not request.embedder else self.space,
             attributes=request.attributes,
             train_at=request.train_at,
             thumbnails=request.thumbnails,
@@ -96,6 +107,10 @@ class Fake(grpc.GenericRpcHandler):
         for name in ("train_at", "thumbnails"):
             if request.HasField(name):
                 setattr(found, name, getattr(request, name))
+        for name, kind in request.attributes.items():
+            if name in self.refused_attributes:
+                raise InvalidArgument("a name has letters", field=f"attributes.{name}")
+            found.attributes[name] = kind
         if request.HasField("index"):
             found.index.CopyFrom(request.index)
         return collection_pb2.UpdateCollectionResponse(collection=found)
@@ -123,15 +138,18 @@ class Fake(grpc.GenericRpcHandler):
         )
 
     def upsert(self, request: Any) -> Message:
-        self.find(request.collection)
+        schema = self.find(request.collection).attributes
         rows = from_bytes(request.vectors.data, request.vectors.dimension or 1)
         errors = []
         for index, given in enumerate(request.records):
             try:
-                vector = rows[index] if request.HasField("vectors") else content(given)
+                vector = finite(rows[index]) if request.HasField("vectors") else content(given)
             except InvalidArgument as error:
                 errors.append(item_error(index, given.id, error))
                 continue
+            for name, value in given.attributes.items():
+                if name not in schema:
+                    schema[name] = KINDS[str(value.WhichOneof("kind"))]
             self.seq += 1
             self.records[request.collection][given.id] = record_pb2.Record(
                 id=given.id,
@@ -139,7 +157,8 @@ class Fake(grpc.GenericRpcHandler):
                 attributes=given.attributes,
                 uri=given.uri,
                 seq=self.seq,
-                content_hash=hashlib.sha256(given.image).digest() if given.image else b"",
+                content_hash=hashlib.sha256(given.image).digest() if given.image else given.content_hash,
+                thumbnail=given.thumbnail,
             )
         return record_pb2.UpsertRecordsResponse(seq=self.seq, errors=errors)
 
@@ -150,7 +169,7 @@ class Fake(grpc.GenericRpcHandler):
         return record_pb2.GetRecordResponse(record=self.records[request.collection][request.id])
 
     def list(self, request: Any) -> Message:
-        self.find(request.collection)
+        self.find(request.collection).uid += self.renumbers
         ids = sorted(id for id in self.records[request.collection] if id > request.page_token)
         page = ids[: min(request.page_size, self.page)]
         return record_pb2.ListRecordsResponse(
@@ -249,6 +268,12 @@ def content(message: Any) -> Any:
     if not message.image.startswith(MAGIC):
         raise InvalidArgument("not an image", field="image")
     return np.frombuffer(hashlib.sha256(message.image).digest()[:8], "<i2").astype(np.float32)
+
+
+def finite(vector: Any) -> Any:
+    if not np.isfinite(vector).all():
+        raise InvalidArgument("has components that are not finite", field="vector")
+    return vector
 
 
 def cosine(a: Any, b: Any) -> float:

@@ -1,9 +1,12 @@
 """The commands of a client, as a user types them."""
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from tests.client.fakes import Fake
 from tests.client.pictures import photo
@@ -121,6 +124,45 @@ def test_stats(vitrail: Shell, folder: Path) -> None:
     assert len(json.loads(vitrail("stats", "--json").stdout)) == 1
 
 
+def test_export_and_import(vitrail: Shell, fake: Fake, folder: Path, tmp_path: Path) -> None:
+    """A collection becomes a file, and the file a collection; --json gives the figures."""
+    vitrail("index", folder, "-c", "c")
+    file = tmp_path / "c.parquet"
+    assert "exported 2 records, " in vitrail("export", "c", file).stdout
+    assert json.loads(vitrail("export", "c", file, "--json").stdout)["records"] == 2
+    result = vitrail("import", file, "--collection", "d")
+    assert (result.exit_code, result.stdout.startswith("imported 2 into 'd', failed 0")) == (0, True)
+    assert json.loads(vitrail("import", file, "--json").stdout)["collection"] == "c"
+    assert fake.records["d"].keys() == fake.records["c"].keys()
+
+
+def test_import_lists_what_was_refused(vitrail: Shell, tmp_path: Path) -> None:
+    """Row, id and reason of each, and exit code 1."""
+    pq.write_table(pa.table({"id": ["a", "b"], "vector": [[1.0] * 4, [1.0]]}), tmp_path / "others.parquet")
+    vitrail("collections", "create", "c", "--dimension", 4)
+    result = vitrail("import", tmp_path / "others.parquet", "-c", "c")
+    assert result.exit_code == 1
+    row = next(line for line in result.stdout.splitlines() if "dimensions" in line)
+    assert [cell.strip() for cell in row.strip("│").split("│")] == ["1", "b", "vector: is no vector of 4 dimensions"]
+    assert "imported 1 into 'c', failed 1" in result.stdout
+    report = json.loads(vitrail("import", tmp_path / "others.parquet", "-c", "c", "--json").stdout)
+    assert report["errors"][0] | {"message": ""} == {
+        "index": 1, "id": "b", "code": 3, "field": "vector", "message": "",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("words", [["export", "c", "c.parquet"], ["import", __file__]])
+def test_a_missing_extra_is_named(vitrail: Shell, monkeypatch: pytest.MonkeyPatch, words: list[str]) -> None:
+    """In one line, with the command that installs it."""
+    for module in [name for name in sys.modules if name.startswith("vitrail.client.parquet")]:
+        monkeypatch.delitem(sys.modules, module)
+    for module in ("pyarrow", "pyarrow.parquet"):
+        monkeypatch.setitem(sys.modules, module, None)
+    result = vitrail(*words)
+    assert result.exit_code == 1
+    assert result.stderr == "error: this needs more packages (pyarrow is missing): pip install 'vitrail[parquet]'\n"
+
+
 def test_collections(vitrail: Shell, fake: Fake) -> None:
     """They are created, listed and deleted, and deleting asks first."""
     assert vitrail("collections", "create", "v", "--dimension", 8, "--metric", "euclidean").exit_code == 0
@@ -143,6 +185,9 @@ def test_collections(vitrail: Shell, fake: Fake) -> None:
         (["search", "-c", "none", "--like", "a"], "error: no collection 'none'"),
         (["search", "-c", "c", "--like", "a", "-k", "0"], "error: top_k: 0 is not 1 to 1,000"),
         (["search", "-c", "c", "--vector", __file__], f"error: {__file__} is not a .npy file of numbers"),
+        (["export", "none", "/tmp/none.parquet"], "error: no collection 'none'"),
+        (["export", "c", "/no/such/c.parquet"], "error: [Errno 2] No such file or directory"),
+        (["import", __file__, "-c", "c"], f"error: path: {__file__} cannot be read as Parquet"),
         (["collections", "create", "c"], "error: 'c' is there"),
         (["stats", "--address", "127.0.0.1:1"], "error: 127.0.0.1:1 does not answer"),
     ],
@@ -165,6 +210,9 @@ def test_errors_are_one_line(vitrail: Shell, words: list[str], message: str) -> 
         ["search", "-c", "c", "--image", "/no/such"],
         ["index", "/no/such", "-c", "c"],
         ["index", "/tmp"],
+        ["export", "c"],
+        ["export", "c", "/tmp"],
+        ["import", "/no/such"],
         ["collections", "create", "c", "--metric", "manhattan"],
         ["collections", "create", "c", "--attribute", "price"],
         ["collections", "create", "c", "--attribute", "price:money"],

@@ -8,7 +8,18 @@ from tests.e2e.running import Running, wait_applied
 from vitrail.client import Client, Record
 
 ROOT = Path(__file__).resolve().parents[2]
-HEAVY = {"torch", "torchvision", "timm", "faiss", "sqlalchemy", "sklearn", "skimage", "pydantic", "structlog"}
+HEAVY = {
+    "torch",
+    "torchvision",
+    "timm",
+    "faiss",
+    "sqlalchemy",
+    "sklearn",
+    "skimage",
+    "pydantic",
+    "structlog",
+    "pyarrow",
+}
 
 SEARCH = """
 import json, sys
@@ -36,14 +47,11 @@ def test_the_base_install_is_light_and_searches(client: Client, name: str, clust
     listed = subprocess.run([python, "-m", "pip", "list", "--format=json"], check=True, capture_output=True, text=True)
     installed = {package["name"].lower().replace("-", "_") for package in json.loads(listed.stdout)}
     assert not {"torch", "torchvision", "timm", "faiss_gpu", "faiss_cpu", "sqlalchemy"} & installed
-    helped = subprocess.run(
-        [str(tmp_path / "env" / "bin" / "vitrail"), "server", "--store", "x", "--shards", "h:1"],
-        check=False,
-        capture_output=True,
-        text=True,
-    )
-    assert helped.returncode == 1
-    assert "vitrail[server]" in helped.stderr
+    for words, extra in ((["server", "--store", "x", "--shards", "h:1"], "server"), (["export", "c", "c"], "parquet")):
+        command = [str(tmp_path / "env" / "bin" / "vitrail"), *words]
+        helped = subprocess.run(command, check=False, capture_output=True, text=True)
+        assert helped.returncode == 1
+        assert f"vitrail[{extra}]" in helped.stderr
 
 
 def test_a_coordinator_without_images_never_imports_torch(tmp_path: Path) -> None:

@@ -39,6 +39,11 @@ def fail(message: str) -> NoReturn:
     raise typer.Exit(1)
 
 
+def needs(extra: str, error: ImportError) -> NoReturn:
+    """End a command that lacks an extra of the package."""
+    fail(f"this needs more packages ({error.name} is missing): pip install 'vitrail[{extra}]'")
+
+
 def print_json(value: Any) -> None:
     """Print dataclasses, or what is made of them, as JSON."""
     typer.echo(json.dumps(value, default=_plain, indent=2))

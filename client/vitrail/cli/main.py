@@ -5,6 +5,7 @@ import typer
 from vitrail.cli import catalog
 from vitrail.cli.bench.command import bench
 from vitrail.cli.index import index
+from vitrail.cli.moving import export, import_
 from vitrail.cli.processes import server, shard
 from vitrail.cli.search import search
 from vitrail.cli.shards import shards
@@ -21,6 +22,8 @@ app = typer.Typer(
 # Commands of a client.
 app.command()(index)
 app.command()(search)
+app.command()(export)
+app.command("import")(import_)
 app.command()(stats)
 app.command()(shards)
 app.command()(bench)

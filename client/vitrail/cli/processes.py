@@ -3,11 +3,11 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 
-from vitrail.cli.common import fail
+from vitrail.cli.common import fail, needs
 from vitrail.rpc.errors import VitrailError
 
 SINGLE_THREADED = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
@@ -52,7 +52,7 @@ def server(
         from vitrail.server.config import Config
         from vitrail.server.main import run
     except ImportError as error:
-        _needs("server", error)
+        needs("server", error)
     options = {"store": store, "shards": shards, "host": host, "port": port}
     _run(Config, run, **options, metrics_port=metrics_port, reuse_port=reuse_port)
 
@@ -74,7 +74,7 @@ def shard(
         from vitrail.shard.config import Config
         from vitrail.shard.main import run
     except ImportError as error:
-        _needs("shard", error)
+        needs("shard", error)
     options = {"index": index, "count": count, "log": log, "data": data, "host": host, "port": port}
     _run(Config, run, **options, snapshots=snapshots, metrics_port=metrics_port, reuse_port=reuse_port)
 
@@ -84,7 +84,3 @@ def _run(config: Callable[..., Any], run: Callable[[Any], None], **options: Any)
         run(config(**options))
     except (ValueError, OSError, VitrailError) as error:
         fail(str(error))
-
-
-def _needs(extra: str, error: ImportError) -> NoReturn:
-    fail(f"this needs more packages ({error.name} is missing): pip install 'vitrail[{extra}]'")

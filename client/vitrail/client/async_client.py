@@ -3,6 +3,8 @@
 import asyncio
 import os
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 
@@ -20,6 +22,8 @@ from vitrail.client.models import (
     CollectionStats,
     DeleteResult,
     Example,
+    ExportReport,
+    ImportReport,
     Included,
     IndexOptions,
     IndexReport,
@@ -231,6 +235,27 @@ class AsyncClient:
         with Client(self.address, timeout=each, retries=self._retries.limit) as client:
             return await asyncio.to_thread(client.index, name, folder, progress=progress)
 
+    async def export(
+        self, name: str, path: str | os.PathLike[str], *, progress: bool = False, timeout: float | None = None
+    ) -> ExportReport:
+        """See `Client.export`. The file is written in a thread."""
+        from vitrail.client.parquet.exporting import export  # an extra
+
+        return await self._run(export(name, Path(path), progress), timeout, in_thread=True)
+
+    async def import_(
+        self,
+        path: str | os.PathLike[str],
+        name: str | None = None,
+        *,
+        progress: bool = False,
+        timeout: float | None = None,
+    ) -> ImportReport:
+        """See `Client.import_`. The file is read in a thread."""
+        from vitrail.client.parquet.importing import import_  # an extra
+
+        return await self._run(import_(Path(path), name, progress), timeout, in_thread=True)
+
     async def stats(self, name: str) -> CollectionStats:
         """See `Client.stats`."""
         return await self._run(operations.stats(name))
@@ -247,14 +272,18 @@ class AsyncClient:
         """Drive an operation; in a thread between its calls, where it reads files or encodes images."""
         each = self._timeout if timeout is None else timeout
         outcome: Message | VitrailError | None = None
-        while True:
-            if in_thread:
-                step = await asyncio.to_thread(advance, operation, outcome)
-            else:
-                step = advance(operation, outcome)
-            if isinstance(step, Done):
-                return step.result
-            outcome = await self._outcome(step, each)
+        try:
+            while True:
+                if in_thread:
+                    step = await asyncio.to_thread(advance, operation, outcome)
+                else:
+                    step = advance(operation, outcome)
+                if isinstance(step, Done):
+                    return step.result
+                outcome = await self._outcome(step, each)
+        finally:  # where the caller is cancelled, what the operation has open ends with it
+            with suppress(ValueError):  # a thread is at a step of it still, and the last to hold it
+                operation.close()
 
     async def _outcome(self, call: Call[Any], timeout: float) -> Message | VitrailError:
         """Make a call, and repeat it as long as that may help."""

@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
@@ -21,6 +22,8 @@ from vitrail.client.models import (
     CollectionStats,
     DeleteResult,
     Example,
+    ExportReport,
+    ImportReport,
     Included,
     IndexOptions,
     IndexReport,
@@ -58,7 +61,8 @@ class Client:
     Args:
         address: "host:port" of the coordinator.
         timeout: Seconds for each call that a method makes, its repetitions included. Methods that take much
-            at once (`upsert`, `delete`, `list`, `search_batch`, `index`) make as many calls as it needs.
+            at once (`upsert`, `delete`, `list`, `search_batch`, `index`, `export`, `import_`) make as many calls as
+            it needs.
         retries: How often a call is repeated where the server is unreachable or asks for it.
     """
 
@@ -331,6 +335,59 @@ class Client:
 
         return index_folder(Path(folder), known, send, progress)
 
+    def export(
+        self, name: str, path: str | os.PathLike[str], *, progress: bool = False, timeout: float | None = None
+    ) -> ExportReport:
+        """Write a collection to a Parquet file, its definition too; needs `vitrail[parquet]`.
+
+        The file is written beside its name and renamed when it is complete. What its columns are, and what holds
+        while others write, is told in `vitrail.client.parquet`.
+
+        Args:
+            name: Of the collection.
+            path: Of the file; one that is there is replaced.
+            progress: Draw a bar on standard error.
+            timeout: Seconds for each call, instead of the client's.
+
+        Raises:
+            FailedPrecondition: The schema grew meanwhile, or the name now stands for another collection.
+            OSError: The file cannot be written.
+        """
+        from vitrail.client.parquet.exporting import export  # an extra
+
+        return self._run(export(name, Path(path), progress), timeout)
+
+    def import_(
+        self,
+        path: str | os.PathLike[str],
+        name: str | None = None,
+        *,
+        progress: bool = False,
+        timeout: float | None = None,
+    ) -> ImportReport:
+        """Write the rows of a Parquet file as records; needs `vitrail[parquet]`.
+
+        A file of `export` makes its collection where there is none. Any other one needs the columns `id` (strings)
+        and `vector` (lists of floats), and a collection that exists; its attributes are the fields of a struct
+        `attributes`, or else its further columns. What has the same id is replaced, so a run that was interrupted
+        can be repeated.
+
+        Args:
+            path: Of the file.
+            name: Of the collection, instead of the one that the file was exported from.
+            progress: Draw a bar on standard error.
+            timeout: Seconds for each call, instead of the client's.
+
+        Raises:
+            InvalidArgument: It is no file of records, or is damaged. Unless that shows further in, nothing was written.
+            EmbeddingSpaceMismatch: Its vectors are of another space than the collection's. Nothing was written.
+            NotFound: There is no such collection, and the file does not say how to make it.
+            OSError: The file cannot be read.
+        """
+        from vitrail.client.parquet.importing import import_  # an extra
+
+        return self._run(import_(Path(path), name, progress), timeout)
+
     def stats(self, name: str) -> CollectionStats:
         """See what the store and every shard hold of a collection."""
         return self._run(operations.stats(name))
@@ -348,9 +405,10 @@ class Client:
 
     def _run(self, operation: Operation[T], timeout: float | None = None) -> T:
         each = self._timeout if timeout is None else timeout
-        step = advance(operation, None)
-        while not isinstance(step, Done):
-            step = advance(operation, self._outcome(step, each))
+        with closing(operation):  # where Ctrl-C ends a call, what the operation has open ends with it
+            step = advance(operation, None)
+            while not isinstance(step, Done):
+                step = advance(operation, self._outcome(step, each))
         return step.result
 
     def _outcome(self, call: Call[Any], timeout: float) -> Message | VitrailError:

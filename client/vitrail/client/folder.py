@@ -11,12 +11,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 from vitrail.client.batches import batches
 from vitrail.client.models import FileError, IndexReport, Record, UpsertResult
+from vitrail.client.progress import bar
 from vitrail.rpc.errors import InvalidArgument
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".tif", ".tiff", ".bmp"}
@@ -75,7 +76,7 @@ def index_folder(folder: Path, known: Callable[[], dict[str, bytes]], send: Send
     hashes = known()
     paths, unread = scan(folder)
     with ExitStack() as stack:
-        shown = stack.enter_context(_bar(len(paths) + len(unread))) if progress else _nothing
+        shown = stack.enter_context(bar("indexing", len(paths) + len(unread), progress))
         readers, senders = _pool(stack, READERS), _pool(stack, CALLS_IN_FLIGHT)
         tally = Tally(shown)
         tally.add(failed=unread)
@@ -175,35 +176,8 @@ def _size(file: File) -> int:
     return len(file.data)
 
 
-def _nothing(done: int) -> None:
-    """Show no progress."""
-
-
 def _pool(stack: ExitStack, threads: int) -> ThreadPoolExecutor:
     """Threads that an error or Ctrl-C does not wait for."""
     pool = ThreadPoolExecutor(threads)
     stack.callback(pool.shutdown, wait=False, cancel_futures=True)
     return pool
-
-
-@contextmanager
-def _bar(total: int) -> Iterator[Callable[[int], None]]:
-    """Draw a bar on standard error; gives the function that moves it."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("[progress.description]{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]:.0f}/s"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task("indexing", total=total, rate=0.0)
-
-        def show(done: int) -> None:
-            elapsed = progress.tasks[0].elapsed or 0.0
-            progress.update(task, completed=done, rate=done / elapsed if elapsed else 0.0)
-
-        yield show

@@ -466,3 +466,39 @@ class IndexReport:
     failed: tuple[FileError, ...]
     seconds: float
     seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class ExportReport:
+    """What `export` wrote.
+
+    Attributes:
+        records: How many are in the file.
+        bytes: How large it is.
+        seconds: From start to end.
+    """
+
+    records: int
+    bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class ImportReport:
+    """What became of a file given to `import_`.
+
+    Attributes:
+        collection: The name of the collection that the records are in.
+        imported: Rows written as records.
+        failed: Rows that are not in the collection.
+        errors: What was wrong with the first 1,000 of them; `index` is the row of the file, from 0.
+        seconds: From start to end.
+        seq: The collection's sequence number after the last write; 0 where nothing was written.
+    """
+
+    collection: str
+    imported: int
+    failed: int
+    errors: tuple[ItemError, ...]
+    seconds: float
+    seq: int

@@ -12,7 +12,7 @@ from vitrail.cli.bench import BenchFailed, report
 from vitrail.cli.bench.figures import Figures
 from vitrail.cli.bench.given import Given, open_files
 from vitrail.cli.catalog import MetricName
-from vitrail.cli.common import DEFAULT_ADDRESS, Address, AsJson, fail, print_json
+from vitrail.cli.common import DEFAULT_ADDRESS, Address, AsJson, fail, needs, print_json
 from vitrail.client import Client, VitrailError
 
 CALL_SECONDS = 600.0
@@ -74,7 +74,7 @@ def measured(given: Given, address: str, plot: Path | None, **options: Any) -> F
         from vitrail.cli.bench import chart
         from vitrail.cli.bench.run import Options, run
     except ImportError as error:
-        fail(f"this needs more packages ({error.name} is missing): pip install 'vitrail[bench]'")
+        needs("bench", error)
     with Client(address, timeout=CALL_SECONDS) as client:
         figures = run(client, given, Options(**options))
     if plot:
