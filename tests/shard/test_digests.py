@@ -130,6 +130,7 @@ def test_only_checkpoints_are_told(tmp_path: Path) -> None:
     told.apply(upsert("b", VECTORS[1], 2))
     np.testing.assert_array_equal(held(told.partition).sums, at_checkpoint)
     assert held(told.partition).cursor.seq == 1
+    assert held(told.partition).written.max() == 1
     told.take(("compact",))
     assert told.partition.held is None
     told.checkpoint()
