@@ -270,9 +270,9 @@ async def test_more_than_a_page(stub: "LogServiceAsyncStub", journal: Journal) -
 async def test_long_vectors_make_small_pages(stub: "LogServiceAsyncStub", journal: Journal) -> None:
     """A message is bounded by its bytes, whatever the dimension."""
     uid = await collection(journal, dimension=4096)
-    await journal.write(Write(uid, [record(f"r{n}", bytes(4 * 4096)) for n in range(200)]), in_time())
+    await journal.write(Write(uid, [record(f"r{n}", bytes(4 * 4096)) for n in range(50)]), in_time())
     follower = Follower(stub)
-    await follower.until(c=200)
+    await follower.until(c=50)
     assert follower.events == ["catalog", "rows", "rows", "checkpoint"]
 
 

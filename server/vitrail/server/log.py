@@ -7,11 +7,12 @@ from vitrail.rpc.server import Context
 from vitrail.rpc.slots import SLOTS
 from vitrail.server import metrics
 from vitrail.server.journal import Journal
-from vitrail.server.store import LogRow
-from vitrail.v1.log_pb2 import Catalog, Cursor, FollowRequest, FollowResponse, Reset, Row, Rows
+from vitrail.server.store import Page
+from vitrail.v1.log_pb2 import Catalog, Cursor, FollowRequest, FollowResponse, Reset
 from vitrail.v1.log_pb2_grpc import LogServiceServicer
 
-PAGE_BYTES = 1 << 21
+# Of a message of a megabyte or more, malloc takes every buffer from the system anew (`give_memory_back`).
+PAGE_BYTES = 1 << 19
 MAX_PAGE_ROWS = 2048
 
 
@@ -74,7 +75,7 @@ class LogService(LogServiceServicer):
                 return
             if page.rows:
                 after = page.rows[-1].seq
-                yield FollowResponse(rows=Rows(collection_uid=uid, rows=map(_message, page.rows), head=page.head.seq))
+                yield _rows(page)
             if len(page.rows) < limit:
                 places[uid] = page.head
                 yield FollowResponse(checkpoint=page.head)
@@ -86,5 +87,12 @@ class LogService(LogServiceServicer):
         return [uid for uid, cursor in places.items() if not await self._journal.read(store.knows, cursor)]
 
 
-def _message(row: LogRow) -> Row:
-    return Row(id=row.id, seq=row.seq, slot=row.slot, deleted=row.deleted, vector=row.vector, attributes=row.attributes)
+def _rows(page: Page) -> FollowResponse:
+    """The message of a page."""
+    event = FollowResponse()  # filled in place: put together of other messages it took 11 us a row of 5 KiB, not 1
+    event.rows.collection_uid, event.rows.head = page.head.collection_uid, page.head.seq
+    for row in page.rows:
+        event.rows.rows.add(
+            id=row.id, seq=row.seq, slot=row.slot, deleted=row.deleted, vector=row.vector, attributes=row.attributes
+        )
+    return event
