@@ -1,13 +1,15 @@
 """Another number of shards takes over, and another one, under searches and upserts all the while.
 
-Searches come when they come, at half of the rate that the first layout answers at most. Prints what they saw before,
-while and after each change, and draws it: `python -m tests.bench.reshard --picture docs/reshard.png`.
+Searches come when they come, at half of the rate that the first layout answers at most; all is on one machine, so the
+new shards start one after another. Prints what searches saw before, while and after each change, and draws it:
+`python -m tests.bench.reshard --picture docs/reshard.png`.
 """
 
 import argparse
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,7 +23,6 @@ from rich.table import Table
 
 from tests.bench.photos import made
 from tests.e2e.parts import Parts, wait_serving
-from tests.e2e.running import eventually
 from tests.e2e.searching import Searching
 from vitrail.cli.bench.callers import Answered, Callers, Load
 from vitrail.cli.bench.calls import Asked
@@ -36,7 +37,7 @@ UPSERT_ROWS, UPSERT_PAUSE = 10, 0.1
 """Records of one upsert meanwhile, and the seconds between two."""
 SAMPLE_PAUSE = 0.05
 """Between searches that keep what each answer covered, and who answered."""
-PATIENCE = 3600.0
+PATIENCE, ASK_PAUSE = 3600.0, 0.25
 COLOURS = {2: "#0072B2", 3: "#D55E00", 4: "#009E73"}  # Okabe and Ito's, which everyone can tell apart
 
 
@@ -128,7 +129,7 @@ def changed(
             assert not _upsert(client, base, first, BLOCK)
         client.set_shards(layouts[0])
         wait_serving(client, layouts[0])
-        eventually(lambda: _at_rest(client, layouts[0]), PATIENCE)
+        _until(partial(_at_rest, client, layouts[0]))
         asked = Asked(NAME, queries)
         peak = callers.ask(asked, Load(PEAK_CALLERS, PEAK_SECONDS)).per_second
         writing, searching = Writing(parts.address, base), Searching(parts.address, NAME, queries, pause=SAMPLE_PAUSE)
@@ -149,12 +150,15 @@ def _change(parts: Parts, client: Client, layouts: Sequence[int], lead: float) -
     phases = [_phase(f"{layouts[0]} shards", time.time(), lead)]
     for before, after in pairwise(layouts):
         began = time.time()
-        parts.start_layout(after)
         client.set_shards(after)
-        wait_serving(client, after, PATIENCE)
+        for place in parts.shards:
+            if place.of == after:  # one after another: they share a machine with those that serve
+                parts.start_shard(place)
+                _until(partial(_is_ready, client, parts.shards[place].address))
+        _until(partial(_serves, client, after))
         served = time.time()
         parts.end_layout(before)
-        eventually(lambda count=after: _at_rest(client, count), PATIENCE)  # type: ignore[misc]
+        _until(partial(_at_rest, client, after))
         phases += [Phase(f"{before} → {after}: until {after} serve", began, served)]
         phases += [Phase(f"{before} → {after}: until {after} are at rest", served, time.time())]
         phases += [_phase(f"{after} shards", time.time(), lead)]
@@ -164,6 +168,22 @@ def _change(parts: Parts, client: Client, layouts: Sequence[int], lead: float) -
 def _phase(name: str, began: float, seconds: float) -> Phase:
     time.sleep(seconds)
     return Phase(name, began, time.time())
+
+
+def _until(condition: Callable[[], bool]) -> None:
+    """Wait, without asking so often that it shows."""
+    until = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < until, f"never: {condition}"
+        time.sleep(ASK_PAUSE)
+
+
+def _serves(client: Client, count: int) -> bool:
+    return client.shards().serving == count
+
+
+def _is_ready(client: Client, address: str) -> bool:
+    return any(each.address == address and each.shards and not each.failure for each in client.shards().processes)
 
 
 def _at_rest(client: Client, count: int) -> bool:

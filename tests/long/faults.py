@@ -18,6 +18,30 @@ from tests.long import coordinators, replicas, shards, stores
 from tests.long.table import COLUMNS, Row, tested, write
 from tests.postgres import running_postgres
 
+TESTED = {
+    "store away at the start": (
+        "PostgreSQL stopped, and the coordinator killed and started again meanwhile",
+        "it searches what shards hold, and writes once the store is back",
+        "tests/e2e/test_replicas.py::test_a_coordinator_that_starts_while_the_store_is_away",
+    ),
+    "shard at work": (
+        "a shard: kill -9 while it folds, trains, compacts and publishes, and of the process that builds for it",
+        "what was published comes back and catches up; none missing, none double, no search fails",
+        "tests/e2e/test_kills.py",
+    ),
+    "disk lost": (
+        "a shard's disk lost, and a snapshot of it damaged",
+        "it starts from the snapshot and follows from there; what is damaged is never opened",
+        "tests/e2e/test_snapshots.py",
+    ),
+    "wrong content": (
+        "two shards that claim the same place with different content, and one of its own that differs from the store",
+        "detected by digest, left out, rebuilt",
+        "tests/server/test_quarantine.py",
+    ),
+}
+"""Rows that tests of the suite show: what is done, what is promised, and where."""
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
@@ -63,16 +87,7 @@ def faults(given: argparse.Namespace) -> dict[str, Callable[[Path], Row]]:
         "digests": partial(
             replicas.mixed, operations=given.operations, restarts=given.fewer_seeds, seed=given.first_seed
         ),
-        "store away at the start": lambda _: tested(
-            "PostgreSQL stopped, and the coordinator killed and started again meanwhile",
-            "it searches what shards hold, and writes once the store is back",
-            "tests/e2e/test_replicas.py::test_a_coordinator_that_starts_while_the_store_is_away",
-        ),
-        "shard at work": lambda _: tested(
-            "a shard: kill -9 while it folds, trains, compacts and publishes, and of the process that builds for it",
-            "what was published comes back and catches up; none missing, none double, no search fails",
-            "tests/e2e/test_kills.py",
-        ),
+        **{name: partial(tested, *words) for name, words in TESTED.items()},
     }
 
 
