@@ -1,6 +1,7 @@
 """Shards that write snapshots, and start from them: a real log, fsspec's object store in memory, and a directory."""
 
 import asyncio
+import errno
 import json
 import os
 import shutil
@@ -20,6 +21,7 @@ from tests.shard.rows import clustered, collection
 from tests.shard.test_follow import DIMENSION, SLOTS, Shard, World
 from vitrail.server.store import NewRecord, Write
 from vitrail.shard import snapshots
+from vitrail.shard.partition import Partition
 from vitrail.shard.partitions import Partitions
 from vitrail.shard.snapshots import Snapshots
 
@@ -144,6 +146,31 @@ async def test_what_cannot_be_used_is_counted_and_the_log_followed(
     assert sample("vitrail_snapshots_total", what="read", outcome="failed") == failed + 1
     world.agrees(shard)
     assert not list((shard.directory / "1").glob("building-*"))
+    await shard.stop()
+
+
+async def test_a_snapshot_that_cannot_be_opened_now_is_opened_later(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Too many files were open: what was fetched is whole, and is neither deleted nor fetched again."""
+    url = f"memory://{uuid4().hex}"
+    await snapshot_of(world, url)
+    await world.write(300, 40)
+    opened = Partitions._open
+    failures = [OSError(errno.EMFILE, "too many open files")]
+
+    def open_later(self: Partitions, *args: Any) -> Partition:
+        if self.get(1) is None and (self._directory / "1/manifest.json").exists() and failures:
+            raise failures.pop()
+        return opened(self, *args)
+
+    monkeypatch.setattr(Partitions, "_open", open_later)
+    read = sample("vitrail_snapshots_total", what="read", outcome="done")
+    shard = world.shard("second", url)
+    assert await rows_applied_by(world, shard) == 40
+    assert not failures
+    assert sample("vitrail_snapshots_total", what="read", outcome="done") == read + 1
+    world.agrees(shard)
     await shard.stop()
 
 

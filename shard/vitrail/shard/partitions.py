@@ -72,9 +72,11 @@ class Partitions:
         """Open, in the place of a partition that has applied nothing, one whose files lie in a directory of its own.
 
         Raises:
-            OSError: They could not be moved; the partition is as it was.
+            OSError: They could not be moved, and the partition is as it was; or not be opened now, and the catalog is
+                to be taken again.
         """
-        if self._partitions.get(partition.collection.uid) is not partition or partition.cursor.seq:
+        uid = partition.collection.uid
+        if self._partitions.get(uid) is not partition or partition.cursor.seq:
             return
         for path in directory.iterdir():
             if path.name != manifest.NAME:
@@ -82,8 +84,9 @@ class Partitions:
         sync(partition.directory)
         (directory / manifest.NAME).rename(partition.directory / manifest.NAME)
         sync(partition.directory)
+        del self._partitions[uid]
         partition.close()
-        self._partitions[partition.collection.uid] = self._open(partition.collection)
+        self._partitions[uid] = self._open(partition.collection)
 
     def close(self) -> None:
         for partition in self:
