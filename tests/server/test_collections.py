@@ -2,9 +2,10 @@ from typing import Any
 
 import pytest
 
-from tests.server.fakes import FakeShard, in_time, serving
+from tests.server.fakes import SOON, FakeShard, in_time, serving
 from vitrail.rpc.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, VitrailError
 from vitrail.server.collections import CollectionService
+from vitrail.server.embedding import Pipelines
 from vitrail.server.journal import Journal
 from vitrail.server.store import NewRecord, Write
 from vitrail.server.topology import Topology
@@ -30,10 +31,14 @@ class NoEmbedder:
     name, space, dimension = "tiny", "tiny:1", 8
 
 
+class NoPipeline:
+    embedder = NoEmbedder()
+
+
 @pytest.fixture
 def service(journal: Journal) -> CollectionService:
-    embedder: Any = NoEmbedder()
-    return CollectionService(journal, embedder, Topology([]), "127.0.0.1:9090")
+    pipeline: Any = NoPipeline()
+    return CollectionService(journal, Pipelines([pipeline]), Topology([]), SOON, "127.0.0.1:9090")
 
 
 async def create(service: CollectionService, name: str = "c", **fields: Any) -> Any:
@@ -128,10 +133,9 @@ async def test_what_a_partition_says_of_its_index(journal: Journal) -> None:
     """It comes with the stats as the shard gave it."""
     index = IndexStats(reason="64 lists", recall=0.96875, samples=100, dead_rows=3, index_bytes=5, disk_bytes=7)
     shard = FakeShard(index_stats=index)
-    embedder: Any = NoEmbedder()
     async with serving(shard):
         topology = Topology([shard.address])
-        service = CollectionService(journal, embedder, topology, "127.0.0.1:9090")
+        service = CollectionService(journal, Pipelines([]), topology, SOON, "127.0.0.1:9090")
         await create(service)
         stats = await service.GetCollectionStats(GetCollectionStatsRequest(name="c"), CONTEXT)
         await topology.close()

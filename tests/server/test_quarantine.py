@@ -8,11 +8,12 @@ from uuid import uuid4
 import numpy as np
 import pytest
 
-from tests.server.fakes import FakeShard, in_time, running, sample, serving
+from tests.server.fakes import SOON, FakeShard, in_time, running, sample, serving
 from vitrail.rpc.digests import digest
 from vitrail.rpc.errors import Unavailable
 from vitrail.rpc.slots import SLOTS, slot_of, slot_range
 from vitrail.server.collections import CollectionService
+from vitrail.server.embedding import Pipelines
 from vitrail.server.fanout import Answer, Fanout, Parameters
 from vitrail.server.freshness import wait_applied
 from vitrail.server.journal import Journal
@@ -23,7 +24,6 @@ from vitrail.v1.collection_pb2 import Collection, GetCollectionStatsRequest, Par
 from vitrail.v1.shard_pb2 import GetDigestsResponse, RebuildRequest
 
 CONTEXT: Any = None
-NO_EMBEDDER: Any = None
 NAMES = [f"r{number}" for number in range(40)]
 DAMAGED = slot_of("r7")
 
@@ -239,7 +239,7 @@ async def test_what_is_shown_of_digests(journal: Journal) -> None:
     """Of each process at its own `seq`; those of a layout add up to the same."""
     shards = FakeShard(), FakeShard(), FakeShard(0, 2), FakeShard(1, 2)
     async with followed(journal, *shards) as world:
-        service = CollectionService(journal, NO_EMBEDDER, world.topology, "")
+        service = CollectionService(journal, Pipelines([]), world.topology, SOON, "")
         one, same, *halves = await partitions(service)
         assert one.digest == same.digest != ""
         assert one.seq == len(NAMES)

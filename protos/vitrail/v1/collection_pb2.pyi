@@ -22,6 +22,8 @@ DESCRIPTOR: google.protobuf.descriptor.FileDescriptor
 
 @typing.final
 class Collection(google.protobuf.message.Message):
+    """Wherever a collection is named, `name` is the version that serves, `name@2` the second one."""
+
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     @typing.final
@@ -51,6 +53,9 @@ class Collection(google.protobuf.message.Message):
     THUMBNAILS_FIELD_NUMBER: builtins.int
     CREATE_TIME_FIELD_NUMBER: builtins.int
     INDEX_FIELD_NUMBER: builtins.int
+    VERSION_FIELD_NUMBER: builtins.int
+    SERVES_FIELD_NUMBER: builtins.int
+    KEEP_IMAGES_FIELD_NUMBER: builtins.int
     name: builtins.str
     uid: builtins.int
     """Immutable and never reused; set by the server."""
@@ -64,6 +69,12 @@ class Collection(google.protobuf.message.Message):
     """Live records of one shard from which on its partition trains itself."""
     thumbnails: builtins.bool
     """Whether a small JPEG of each image is kept in the store and can be returned with hits."""
+    version: builtins.int
+    """From 1; set by the server."""
+    serves: builtins.bool
+    """Whether it is the version that the name stands for."""
+    keep_images: builtins.bool
+    """Whether the bytes of images are kept in the store, so that other versions can be filled from them."""
     @property
     def attributes(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, vitrail.v1.types_pb2.AttributeType.ValueType]:
         """Declared, or fixed by the first value of each name."""
@@ -88,9 +99,12 @@ class Collection(google.protobuf.message.Message):
         thumbnails: builtins.bool = ...,
         create_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         index: Global___IndexOptions | None = ...,
+        version: builtins.int = ...,
+        serves: builtins.bool = ...,
+        keep_images: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["create_time", b"create_time", "index", b"index"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["attributes", b"attributes", "create_time", b"create_time", "dimension", b"dimension", "embedder", b"embedder", "index", b"index", "metric", b"metric", "name", b"name", "space", b"space", "thumbnails", b"thumbnails", "train_at", b"train_at", "uid", b"uid"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["attributes", b"attributes", "create_time", b"create_time", "dimension", b"dimension", "embedder", b"embedder", "index", b"index", "keep_images", b"keep_images", "metric", b"metric", "name", b"name", "serves", b"serves", "space", b"space", "thumbnails", b"thumbnails", "train_at", b"train_at", "uid", b"uid", "version", b"version"]) -> None: ...
 
 Global___Collection: typing_extensions.TypeAlias = Collection
 
@@ -180,6 +194,7 @@ class CreateCollectionRequest(google.protobuf.message.Message):
     TRAIN_AT_FIELD_NUMBER: builtins.int
     THUMBNAILS_FIELD_NUMBER: builtins.int
     INDEX_FIELD_NUMBER: builtins.int
+    KEEP_IMAGES_FIELD_NUMBER: builtins.int
     name: builtins.str
     embedder: builtins.str
     """Where neither `embedder` nor `dimension` is given, the server's default embedder is taken."""
@@ -190,6 +205,7 @@ class CreateCollectionRequest(google.protobuf.message.Message):
     train_at: builtins.int
     """10,000 where 0."""
     thumbnails: builtins.bool
+    keep_images: builtins.bool
     @property
     def attributes(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, vitrail.v1.types_pb2.AttributeType.ValueType]: ...
     @property
@@ -205,9 +221,10 @@ class CreateCollectionRequest(google.protobuf.message.Message):
         train_at: builtins.int = ...,
         thumbnails: builtins.bool = ...,
         index: Global___IndexOptions | None = ...,
+        keep_images: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["index", b"index"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["attributes", b"attributes", "dimension", b"dimension", "embedder", b"embedder", "index", b"index", "metric", b"metric", "name", b"name", "thumbnails", b"thumbnails", "train_at", b"train_at"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["attributes", b"attributes", "dimension", b"dimension", "embedder", b"embedder", "index", b"index", "keep_images", b"keep_images", "metric", b"metric", "name", b"name", "thumbnails", b"thumbnails", "train_at", b"train_at"]) -> None: ...
 
 Global___CreateCollectionRequest: typing_extensions.TypeAlias = CreateCollectionRequest
 
@@ -311,10 +328,13 @@ class UpdateCollectionRequest(google.protobuf.message.Message):
     THUMBNAILS_FIELD_NUMBER: builtins.int
     ATTRIBUTES_FIELD_NUMBER: builtins.int
     INDEX_FIELD_NUMBER: builtins.int
+    KEEP_IMAGES_FIELD_NUMBER: builtins.int
     name: builtins.str
     train_at: builtins.int
     """Each that is set is changed."""
     thumbnails: builtins.bool
+    keep_images: builtins.bool
+    """From now on; what was kept is deleted where it is false."""
     @property
     def attributes(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, vitrail.v1.types_pb2.AttributeType.ValueType]:
         """Added to the schema. A type that was already fixed cannot be changed."""
@@ -331,9 +351,12 @@ class UpdateCollectionRequest(google.protobuf.message.Message):
         thumbnails: builtins.bool | None = ...,
         attributes: collections.abc.Mapping[builtins.str, vitrail.v1.types_pb2.AttributeType.ValueType] | None = ...,
         index: Global___IndexOptions | None = ...,
+        keep_images: builtins.bool | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_thumbnails", b"_thumbnails", "_train_at", b"_train_at", "index", b"index", "thumbnails", b"thumbnails", "train_at", b"train_at"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_thumbnails", b"_thumbnails", "_train_at", b"_train_at", "attributes", b"attributes", "index", b"index", "name", b"name", "thumbnails", b"thumbnails", "train_at", b"train_at"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_keep_images", b"_keep_images", "_thumbnails", b"_thumbnails", "_train_at", b"_train_at", "index", b"index", "keep_images", b"keep_images", "thumbnails", b"thumbnails", "train_at", b"train_at"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_keep_images", b"_keep_images", "_thumbnails", b"_thumbnails", "_train_at", b"_train_at", "attributes", b"attributes", "index", b"index", "keep_images", b"keep_images", "name", b"name", "thumbnails", b"thumbnails", "train_at", b"train_at"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_keep_images", b"_keep_images"]) -> typing.Literal["keep_images"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_thumbnails", b"_thumbnails"]) -> typing.Literal["thumbnails"] | None: ...
     @typing.overload
@@ -407,12 +430,15 @@ class GetCollectionStatsResponse(google.protobuf.message.Message):
     SEQ_FIELD_NUMBER: builtins.int
     PARTITIONS_FIELD_NUMBER: builtins.int
     METRICS_ADDRESS_FIELD_NUMBER: builtins.int
+    PENDING_FIELD_NUMBER: builtins.int
     records: builtins.int
     """Live records in the store."""
     seq: builtins.int
     """The last sequence number of the collection's log."""
     metrics_address: builtins.str
     """Where the metrics of the coordinator that answers are."""
+    pending: builtins.int
+    """Of the records, those whose vector is still to be made."""
     @property
     def collection(self) -> Global___Collection: ...
     @property
@@ -427,9 +453,10 @@ class GetCollectionStatsResponse(google.protobuf.message.Message):
         seq: builtins.int = ...,
         partitions: collections.abc.Iterable[Global___PartitionStats] | None = ...,
         metrics_address: builtins.str = ...,
+        pending: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["collection", b"collection"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["collection", b"collection", "metrics_address", b"metrics_address", "partitions", b"partitions", "records", b"records", "seq", b"seq"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["collection", b"collection", "metrics_address", b"metrics_address", "partitions", b"partitions", "pending", b"pending", "records", b"records", "seq", b"seq"]) -> None: ...
 
 Global___GetCollectionStatsResponse: typing_extensions.TypeAlias = GetCollectionStatsResponse
 
@@ -588,3 +615,179 @@ class RecallPoint(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["nprobe", b"nprobe", "recall", b"recall", "rerank_factor", b"rerank_factor", "seconds", b"seconds"]) -> None: ...
 
 Global___RecallPoint: typing_extensions.TypeAlias = RecallPoint
+
+@typing.final
+class CreateVersionRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    EMBEDDER_FIELD_NUMBER: builtins.int
+    DIMENSION_FIELD_NUMBER: builtins.int
+    METRIC_FIELD_NUMBER: builtins.int
+    TRAIN_AT_FIELD_NUMBER: builtins.int
+    INDEX_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    """Of the collection. What is not given below is as in the version that serves."""
+    embedder: builtins.str
+    """One of the two, as in CreateCollectionRequest."""
+    dimension: builtins.int
+    metric: vitrail.v1.types_pb2.Metric.ValueType
+    train_at: builtins.int
+    @property
+    def index(self) -> Global___IndexOptions:
+        """Chosen by the partitions where not given."""
+
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        embedder: builtins.str = ...,
+        dimension: builtins.int = ...,
+        metric: vitrail.v1.types_pb2.Metric.ValueType = ...,
+        train_at: builtins.int = ...,
+        index: Global___IndexOptions | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["index", b"index"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["dimension", b"dimension", "embedder", b"embedder", "index", b"index", "metric", b"metric", "name", b"name", "train_at", b"train_at"]) -> None: ...
+
+Global___CreateVersionRequest: typing_extensions.TypeAlias = CreateVersionRequest
+
+@typing.final
+class CreateVersionResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    COLLECTION_FIELD_NUMBER: builtins.int
+    @property
+    def collection(self) -> Global___Collection: ...
+    def __init__(
+        self,
+        *,
+        collection: Global___Collection | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["collection", b"collection"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["collection", b"collection"]) -> None: ...
+
+Global___CreateVersionResponse: typing_extensions.TypeAlias = CreateVersionResponse
+
+@typing.final
+class ListVersionsRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["name", b"name"]) -> None: ...
+
+Global___ListVersionsRequest: typing_extensions.TypeAlias = ListVersionsRequest
+
+@typing.final
+class ListVersionsResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    VERSIONS_FIELD_NUMBER: builtins.int
+    @property
+    def versions(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Version]: ...
+    def __init__(
+        self,
+        *,
+        versions: collections.abc.Iterable[Global___Version] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["versions", b"versions"]) -> None: ...
+
+Global___ListVersionsResponse: typing_extensions.TypeAlias = ListVersionsResponse
+
+@typing.final
+class Version(google.protobuf.message.Message):
+    """What the store holds of one version."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    COLLECTION_FIELD_NUMBER: builtins.int
+    RECORDS_FIELD_NUMBER: builtins.int
+    PENDING_FIELD_NUMBER: builtins.int
+    SEQ_FIELD_NUMBER: builtins.int
+    records: builtins.int
+    pending: builtins.int
+    """Of the records, those whose vector is still to be made."""
+    seq: builtins.int
+    @property
+    def collection(self) -> Global___Collection: ...
+    def __init__(
+        self,
+        *,
+        collection: Global___Collection | None = ...,
+        records: builtins.int = ...,
+        pending: builtins.int = ...,
+        seq: builtins.int = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["collection", b"collection"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["collection", b"collection", "pending", b"pending", "records", b"records", "seq", b"seq"]) -> None: ...
+
+Global___Version: typing_extensions.TypeAlias = Version
+
+@typing.final
+class ActivateVersionRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    VERSION_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    version: builtins.int
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        version: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["name", b"name", "version", b"version"]) -> None: ...
+
+Global___ActivateVersionRequest: typing_extensions.TypeAlias = ActivateVersionRequest
+
+@typing.final
+class ActivateVersionResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    COLLECTION_FIELD_NUMBER: builtins.int
+    @property
+    def collection(self) -> Global___Collection: ...
+    def __init__(
+        self,
+        *,
+        collection: Global___Collection | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["collection", b"collection"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["collection", b"collection"]) -> None: ...
+
+Global___ActivateVersionResponse: typing_extensions.TypeAlias = ActivateVersionResponse
+
+@typing.final
+class DeleteVersionRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    VERSION_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    version: builtins.int
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        version: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["name", b"name", "version", b"version"]) -> None: ...
+
+Global___DeleteVersionRequest: typing_extensions.TypeAlias = DeleteVersionRequest
+
+@typing.final
+class DeleteVersionResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+
+Global___DeleteVersionResponse: typing_extensions.TypeAlias = DeleteVersionResponse

@@ -65,6 +65,26 @@ class CollectionServiceStub(object):
                 request_serializer=vitrail_dot_v1_dot_collection__pb2.GetCollectionStatsRequest.SerializeToString,
                 response_deserializer=vitrail_dot_v1_dot_collection__pb2.GetCollectionStatsResponse.FromString,
                 _registered_method=True)
+        self.CreateVersion = channel.unary_unary(
+                '/vitrail.v1.CollectionService/CreateVersion',
+                request_serializer=vitrail_dot_v1_dot_collection__pb2.CreateVersionRequest.SerializeToString,
+                response_deserializer=vitrail_dot_v1_dot_collection__pb2.CreateVersionResponse.FromString,
+                _registered_method=True)
+        self.ListVersions = channel.unary_unary(
+                '/vitrail.v1.CollectionService/ListVersions',
+                request_serializer=vitrail_dot_v1_dot_collection__pb2.ListVersionsRequest.SerializeToString,
+                response_deserializer=vitrail_dot_v1_dot_collection__pb2.ListVersionsResponse.FromString,
+                _registered_method=True)
+        self.ActivateVersion = channel.unary_unary(
+                '/vitrail.v1.CollectionService/ActivateVersion',
+                request_serializer=vitrail_dot_v1_dot_collection__pb2.ActivateVersionRequest.SerializeToString,
+                response_deserializer=vitrail_dot_v1_dot_collection__pb2.ActivateVersionResponse.FromString,
+                _registered_method=True)
+        self.DeleteVersion = channel.unary_unary(
+                '/vitrail.v1.CollectionService/DeleteVersion',
+                request_serializer=vitrail_dot_v1_dot_collection__pb2.DeleteVersionRequest.SerializeToString,
+                response_deserializer=vitrail_dot_v1_dot_collection__pb2.DeleteVersionResponse.FromString,
+                _registered_method=True)
 
 
 class CollectionServiceServicer(object):
@@ -108,6 +128,37 @@ class CollectionServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CreateVersion(self, request, context):
+        """Another version of a collection beside the one that serves, in another embedding space. It has the same
+        records, their vectors pending until they are filled (see RecordInput.fills and FillRecords). From then on
+        what is written or deleted by the name is committed to all versions in one transaction.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListVersions(self, request, context):
+        """By version, ascending.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ActivateVersion(self, request, context):
+        """Have the name stand for another version from now on. FAILED_PRECONDITION while vectors of it are pending;
+        waits until the shards have applied its log, and is UNAVAILABLE where they do not in time.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteVersion(self, request, context):
+        """Any version but the one that serves.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_CollectionServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -140,6 +191,26 @@ def add_CollectionServiceServicer_to_server(servicer, server):
                     servicer.GetCollectionStats,
                     request_deserializer=vitrail_dot_v1_dot_collection__pb2.GetCollectionStatsRequest.FromString,
                     response_serializer=vitrail_dot_v1_dot_collection__pb2.GetCollectionStatsResponse.SerializeToString,
+            ),
+            'CreateVersion': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateVersion,
+                    request_deserializer=vitrail_dot_v1_dot_collection__pb2.CreateVersionRequest.FromString,
+                    response_serializer=vitrail_dot_v1_dot_collection__pb2.CreateVersionResponse.SerializeToString,
+            ),
+            'ListVersions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListVersions,
+                    request_deserializer=vitrail_dot_v1_dot_collection__pb2.ListVersionsRequest.FromString,
+                    response_serializer=vitrail_dot_v1_dot_collection__pb2.ListVersionsResponse.SerializeToString,
+            ),
+            'ActivateVersion': grpc.unary_unary_rpc_method_handler(
+                    servicer.ActivateVersion,
+                    request_deserializer=vitrail_dot_v1_dot_collection__pb2.ActivateVersionRequest.FromString,
+                    response_serializer=vitrail_dot_v1_dot_collection__pb2.ActivateVersionResponse.SerializeToString,
+            ),
+            'DeleteVersion': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteVersion,
+                    request_deserializer=vitrail_dot_v1_dot_collection__pb2.DeleteVersionRequest.FromString,
+                    response_serializer=vitrail_dot_v1_dot_collection__pb2.DeleteVersionResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -305,6 +376,114 @@ class CollectionService(object):
             '/vitrail.v1.CollectionService/GetCollectionStats',
             vitrail_dot_v1_dot_collection__pb2.GetCollectionStatsRequest.SerializeToString,
             vitrail_dot_v1_dot_collection__pb2.GetCollectionStatsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateVersion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vitrail.v1.CollectionService/CreateVersion',
+            vitrail_dot_v1_dot_collection__pb2.CreateVersionRequest.SerializeToString,
+            vitrail_dot_v1_dot_collection__pb2.CreateVersionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListVersions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vitrail.v1.CollectionService/ListVersions',
+            vitrail_dot_v1_dot_collection__pb2.ListVersionsRequest.SerializeToString,
+            vitrail_dot_v1_dot_collection__pb2.ListVersionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ActivateVersion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vitrail.v1.CollectionService/ActivateVersion',
+            vitrail_dot_v1_dot_collection__pb2.ActivateVersionRequest.SerializeToString,
+            vitrail_dot_v1_dot_collection__pb2.ActivateVersionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteVersion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vitrail.v1.CollectionService/DeleteVersion',
+            vitrail_dot_v1_dot_collection__pb2.DeleteVersionRequest.SerializeToString,
+            vitrail_dot_v1_dot_collection__pb2.DeleteVersionResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -121,7 +121,71 @@ _CollectionServiceGetCollectionStatsType = typing_extensions.TypeVar(
     ],
 )
 
-class CollectionServiceStub(typing.Generic[_CollectionServiceCreateCollectionType, _CollectionServiceGetCollectionType, _CollectionServiceListCollectionsType, _CollectionServiceUpdateCollectionType, _CollectionServiceDeleteCollectionType, _CollectionServiceGetCollectionStatsType]):
+_CollectionServiceCreateVersionType = typing_extensions.TypeVar(
+    '_CollectionServiceCreateVersionType',
+    grpc.UnaryUnaryMultiCallable[
+        vitrail.v1.collection_pb2.CreateVersionRequest,
+        vitrail.v1.collection_pb2.CreateVersionResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        vitrail.v1.collection_pb2.CreateVersionRequest,
+        vitrail.v1.collection_pb2.CreateVersionResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        vitrail.v1.collection_pb2.CreateVersionRequest,
+        vitrail.v1.collection_pb2.CreateVersionResponse,
+    ],
+)
+
+_CollectionServiceListVersionsType = typing_extensions.TypeVar(
+    '_CollectionServiceListVersionsType',
+    grpc.UnaryUnaryMultiCallable[
+        vitrail.v1.collection_pb2.ListVersionsRequest,
+        vitrail.v1.collection_pb2.ListVersionsResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        vitrail.v1.collection_pb2.ListVersionsRequest,
+        vitrail.v1.collection_pb2.ListVersionsResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        vitrail.v1.collection_pb2.ListVersionsRequest,
+        vitrail.v1.collection_pb2.ListVersionsResponse,
+    ],
+)
+
+_CollectionServiceActivateVersionType = typing_extensions.TypeVar(
+    '_CollectionServiceActivateVersionType',
+    grpc.UnaryUnaryMultiCallable[
+        vitrail.v1.collection_pb2.ActivateVersionRequest,
+        vitrail.v1.collection_pb2.ActivateVersionResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        vitrail.v1.collection_pb2.ActivateVersionRequest,
+        vitrail.v1.collection_pb2.ActivateVersionResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        vitrail.v1.collection_pb2.ActivateVersionRequest,
+        vitrail.v1.collection_pb2.ActivateVersionResponse,
+    ],
+)
+
+_CollectionServiceDeleteVersionType = typing_extensions.TypeVar(
+    '_CollectionServiceDeleteVersionType',
+    grpc.UnaryUnaryMultiCallable[
+        vitrail.v1.collection_pb2.DeleteVersionRequest,
+        vitrail.v1.collection_pb2.DeleteVersionResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        vitrail.v1.collection_pb2.DeleteVersionRequest,
+        vitrail.v1.collection_pb2.DeleteVersionResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        vitrail.v1.collection_pb2.DeleteVersionRequest,
+        vitrail.v1.collection_pb2.DeleteVersionResponse,
+    ],
+)
+
+class CollectionServiceStub(typing.Generic[_CollectionServiceCreateCollectionType, _CollectionServiceGetCollectionType, _CollectionServiceListCollectionsType, _CollectionServiceUpdateCollectionType, _CollectionServiceDeleteCollectionType, _CollectionServiceGetCollectionStatsType, _CollectionServiceCreateVersionType, _CollectionServiceListVersionsType, _CollectionServiceActivateVersionType, _CollectionServiceDeleteVersionType]):
     """Collections: named sets of records that share one embedding space, one metric and one schema."""
 
     @typing.overload
@@ -149,6 +213,22 @@ class CollectionServiceStub(typing.Generic[_CollectionServiceCreateCollectionTyp
         grpc.UnaryUnaryMultiCallable[
             vitrail.v1.collection_pb2.GetCollectionStatsRequest,
             vitrail.v1.collection_pb2.GetCollectionStatsResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            vitrail.v1.collection_pb2.CreateVersionRequest,
+            vitrail.v1.collection_pb2.CreateVersionResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            vitrail.v1.collection_pb2.ListVersionsRequest,
+            vitrail.v1.collection_pb2.ListVersionsResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            vitrail.v1.collection_pb2.ActivateVersionRequest,
+            vitrail.v1.collection_pb2.ActivateVersionResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            vitrail.v1.collection_pb2.DeleteVersionRequest,
+            vitrail.v1.collection_pb2.DeleteVersionResponse,
         ],
     ], channel: grpc.Channel) -> None: ...
 
@@ -178,6 +258,22 @@ class CollectionServiceStub(typing.Generic[_CollectionServiceCreateCollectionTyp
             vitrail.v1.collection_pb2.GetCollectionStatsRequest,
             vitrail.v1.collection_pb2.GetCollectionStatsResponse,
         ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            vitrail.v1.collection_pb2.CreateVersionRequest,
+            vitrail.v1.collection_pb2.CreateVersionResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            vitrail.v1.collection_pb2.ListVersionsRequest,
+            vitrail.v1.collection_pb2.ListVersionsResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            vitrail.v1.collection_pb2.ActivateVersionRequest,
+            vitrail.v1.collection_pb2.ActivateVersionResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            vitrail.v1.collection_pb2.DeleteVersionRequest,
+            vitrail.v1.collection_pb2.DeleteVersionResponse,
+        ],
     ], channel: grpc.aio.Channel) -> None: ...
 
     CreateCollection: _CollectionServiceCreateCollectionType
@@ -192,6 +288,23 @@ class CollectionServiceStub(typing.Generic[_CollectionServiceCreateCollectionTyp
 
     GetCollectionStats: _CollectionServiceGetCollectionStatsType
     """What the store and every shard hold of a collection."""
+
+    CreateVersion: _CollectionServiceCreateVersionType
+    """Another version of a collection beside the one that serves, in another embedding space. It has the same
+    records, their vectors pending until they are filled (see RecordInput.fills and FillRecords). From then on
+    what is written or deleted by the name is committed to all versions in one transaction.
+    """
+
+    ListVersions: _CollectionServiceListVersionsType
+    """By version, ascending."""
+
+    ActivateVersion: _CollectionServiceActivateVersionType
+    """Have the name stand for another version from now on. FAILED_PRECONDITION while vectors of it are pending;
+    waits until the shards have applied its log, and is UNAVAILABLE where they do not in time.
+    """
+
+    DeleteVersion: _CollectionServiceDeleteVersionType
+    """Any version but the one that serves."""
 
 CollectionServiceAsyncStub: typing_extensions.TypeAlias = CollectionServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
@@ -217,6 +330,22 @@ CollectionServiceAsyncStub: typing_extensions.TypeAlias = CollectionServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
         vitrail.v1.collection_pb2.GetCollectionStatsRequest,
         vitrail.v1.collection_pb2.GetCollectionStatsResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        vitrail.v1.collection_pb2.CreateVersionRequest,
+        vitrail.v1.collection_pb2.CreateVersionResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        vitrail.v1.collection_pb2.ListVersionsRequest,
+        vitrail.v1.collection_pb2.ListVersionsResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        vitrail.v1.collection_pb2.ActivateVersionRequest,
+        vitrail.v1.collection_pb2.ActivateVersionResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        vitrail.v1.collection_pb2.DeleteVersionRequest,
+        vitrail.v1.collection_pb2.DeleteVersionResponse,
     ],
 ]
 
@@ -265,5 +394,42 @@ class CollectionServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[vitrail.v1.collection_pb2.GetCollectionStatsResponse, collections.abc.Awaitable[vitrail.v1.collection_pb2.GetCollectionStatsResponse]]:
         """What the store and every shard hold of a collection."""
+
+    @abc.abstractmethod
+    def CreateVersion(
+        self,
+        request: vitrail.v1.collection_pb2.CreateVersionRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[vitrail.v1.collection_pb2.CreateVersionResponse, collections.abc.Awaitable[vitrail.v1.collection_pb2.CreateVersionResponse]]:
+        """Another version of a collection beside the one that serves, in another embedding space. It has the same
+        records, their vectors pending until they are filled (see RecordInput.fills and FillRecords). From then on
+        what is written or deleted by the name is committed to all versions in one transaction.
+        """
+
+    @abc.abstractmethod
+    def ListVersions(
+        self,
+        request: vitrail.v1.collection_pb2.ListVersionsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[vitrail.v1.collection_pb2.ListVersionsResponse, collections.abc.Awaitable[vitrail.v1.collection_pb2.ListVersionsResponse]]:
+        """By version, ascending."""
+
+    @abc.abstractmethod
+    def ActivateVersion(
+        self,
+        request: vitrail.v1.collection_pb2.ActivateVersionRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[vitrail.v1.collection_pb2.ActivateVersionResponse, collections.abc.Awaitable[vitrail.v1.collection_pb2.ActivateVersionResponse]]:
+        """Have the name stand for another version from now on. FAILED_PRECONDITION while vectors of it are pending;
+        waits until the shards have applied its log, and is UNAVAILABLE where they do not in time.
+        """
+
+    @abc.abstractmethod
+    def DeleteVersion(
+        self,
+        request: vitrail.v1.collection_pb2.DeleteVersionRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[vitrail.v1.collection_pb2.DeleteVersionResponse, collections.abc.Awaitable[vitrail.v1.collection_pb2.DeleteVersionResponse]]:
+        """Any version but the one that serves."""
 
 def add_CollectionServiceServicer_to_server(servicer: CollectionServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

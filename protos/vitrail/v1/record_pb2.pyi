@@ -51,6 +51,7 @@ class RecordInput(google.protobuf.message.Message):
     URI_FIELD_NUMBER: builtins.int
     CONTENT_HASH_FIELD_NUMBER: builtins.int
     THUMBNAIL_FIELD_NUMBER: builtins.int
+    FILLS_FIELD_NUMBER: builtins.int
     id: builtins.str
     """The caller's own, 1 to 512 bytes of UTF-8."""
     image: builtins.bytes
@@ -63,6 +64,10 @@ class RecordInput(google.protobuf.message.Message):
     """
     thumbnail: builtins.bytes
     """A JPEG of at most 64 KiB and 512 pixels a side. Kept whether or not the collection makes its own."""
+    fills: builtins.int
+    """The `seq` of a pending record, to give it its vector in the version that is named, and change nothing else.
+    FAILED_PRECONDITION where it was written or filled since, or is of another image than the one given.
+    """
     @property
     def vector(self) -> vitrail.v1.types_pb2.Vector: ...
     @property
@@ -79,9 +84,10 @@ class RecordInput(google.protobuf.message.Message):
         uri: builtins.str = ...,
         content_hash: builtins.bytes = ...,
         thumbnail: builtins.bytes = ...,
+        fills: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["content", b"content", "image", b"image", "vector", b"vector"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["attributes", b"attributes", "content", b"content", "content_hash", b"content_hash", "id", b"id", "image", b"image", "thumbnail", b"thumbnail", "uri", b"uri", "vector", b"vector"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["attributes", b"attributes", "content", b"content", "content_hash", b"content_hash", "fills", b"fills", "id", b"id", "image", b"image", "thumbnail", b"thumbnail", "uri", b"uri", "vector", b"vector"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["content", b"content"]) -> typing.Literal["image", "vector"] | None: ...
 
 Global___RecordInput: typing_extensions.TypeAlias = RecordInput
@@ -118,6 +124,8 @@ class Record(google.protobuf.message.Message):
     CONTENT_HASH_FIELD_NUMBER: builtins.int
     THUMBNAIL_FIELD_NUMBER: builtins.int
     UPDATE_TIME_FIELD_NUMBER: builtins.int
+    PENDING_FIELD_NUMBER: builtins.int
+    IMAGE_FIELD_NUMBER: builtins.int
     id: builtins.str
     uri: builtins.str
     seq: builtins.int
@@ -126,6 +134,10 @@ class Record(google.protobuf.message.Message):
     """SHA-256 of the encoded image; empty where a vector was given without it."""
     thumbnail: builtins.bytes
     """A small JPEG, where the collection keeps them or it was given."""
+    pending: builtins.bool
+    """Whether its vector in this version is still to be made."""
+    image: builtins.bytes
+    """The encoded image, where the collection keeps them and it was asked for."""
     @property
     def vector(self) -> vitrail.v1.types_pb2.Vector: ...
     @property
@@ -143,9 +155,11 @@ class Record(google.protobuf.message.Message):
         content_hash: builtins.bytes = ...,
         thumbnail: builtins.bytes = ...,
         update_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        pending: builtins.bool = ...,
+        image: builtins.bytes = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["update_time", b"update_time", "vector", b"vector"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["attributes", b"attributes", "content_hash", b"content_hash", "id", b"id", "seq", b"seq", "thumbnail", b"thumbnail", "update_time", b"update_time", "uri", b"uri", "vector", b"vector"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["attributes", b"attributes", "content_hash", b"content_hash", "id", b"id", "image", b"image", "pending", b"pending", "seq", b"seq", "thumbnail", b"thumbnail", "update_time", b"update_time", "uri", b"uri", "vector", b"vector"]) -> None: ...
 
 Global___Record: typing_extensions.TypeAlias = Record
 
@@ -250,15 +264,18 @@ class GetRecordRequest(google.protobuf.message.Message):
 
     COLLECTION_FIELD_NUMBER: builtins.int
     ID_FIELD_NUMBER: builtins.int
+    INCLUDE_IMAGE_FIELD_NUMBER: builtins.int
     collection: builtins.str
     id: builtins.str
+    include_image: builtins.bool
     def __init__(
         self,
         *,
         collection: builtins.str = ...,
         id: builtins.str = ...,
+        include_image: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["collection", b"collection", "id", b"id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["collection", b"collection", "id", b"id", "include_image", b"include_image"]) -> None: ...
 
 Global___GetRecordRequest: typing_extensions.TypeAlias = GetRecordRequest
 
@@ -288,6 +305,7 @@ class ListRecordsRequest(google.protobuf.message.Message):
     PAGE_TOKEN_FIELD_NUMBER: builtins.int
     INCLUDE_VECTORS_FIELD_NUMBER: builtins.int
     INCLUDE_THUMBNAILS_FIELD_NUMBER: builtins.int
+    PENDING_FIELD_NUMBER: builtins.int
     collection: builtins.str
     page_size: builtins.int
     """1 to 1,000; 100 where 0."""
@@ -296,6 +314,8 @@ class ListRecordsRequest(google.protobuf.message.Message):
     include_vectors: builtins.bool
     """Whether to send vectors and thumbnails too."""
     include_thumbnails: builtins.bool
+    pending: builtins.bool
+    """Only those whose vector is still to be made."""
     def __init__(
         self,
         *,
@@ -304,8 +324,9 @@ class ListRecordsRequest(google.protobuf.message.Message):
         page_token: builtins.str = ...,
         include_vectors: builtins.bool = ...,
         include_thumbnails: builtins.bool = ...,
+        pending: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["collection", b"collection", "include_thumbnails", b"include_thumbnails", "include_vectors", b"include_vectors", "page_size", b"page_size", "page_token", b"page_token"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["collection", b"collection", "include_thumbnails", b"include_thumbnails", "include_vectors", b"include_vectors", "page_size", b"page_size", "page_token", b"page_token", "pending", b"pending"]) -> None: ...
 
 Global___ListRecordsRequest: typing_extensions.TypeAlias = ListRecordsRequest
 
@@ -376,3 +397,52 @@ class DeleteRecordsResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["deleted", b"deleted", "seq", b"seq"]) -> None: ...
 
 Global___DeleteRecordsResponse: typing_extensions.TypeAlias = DeleteRecordsResponse
+
+@typing.final
+class FillRecordsRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    COLLECTION_FIELD_NUMBER: builtins.int
+    PAGE_SIZE_FIELD_NUMBER: builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    collection: builtins.str
+    """With its version: "clothes@2"."""
+    page_size: builtins.int
+    """How many pending records to look at, 1 to 100; 32 where 0."""
+    page_token: builtins.str
+    """`next_page_token` of the page before; empty for the first."""
+    def __init__(
+        self,
+        *,
+        collection: builtins.str = ...,
+        page_size: builtins.int = ...,
+        page_token: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["collection", b"collection", "page_size", b"page_size", "page_token", b"page_token"]) -> None: ...
+
+Global___FillRecordsRequest: typing_extensions.TypeAlias = FillRecordsRequest
+
+@typing.final
+class FillRecordsResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    FILLED_FIELD_NUMBER: builtins.int
+    ERRORS_FIELD_NUMBER: builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    filled: builtins.int
+    next_page_token: builtins.str
+    """Empty on the last page."""
+    @property
+    def errors(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[vitrail.v1.types_pb2.ItemError]:
+        """Those that could not be; their `index` is 0."""
+
+    def __init__(
+        self,
+        *,
+        filled: builtins.int = ...,
+        errors: collections.abc.Iterable[vitrail.v1.types_pb2.ItemError] | None = ...,
+        next_page_token: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["errors", b"errors", "filled", b"filled", "next_page_token", b"next_page_token"]) -> None: ...
+
+Global___FillRecordsResponse: typing_extensions.TypeAlias = FillRecordsResponse

@@ -60,6 +60,11 @@ class RecordServiceStub(object):
                 request_serializer=vitrail_dot_v1_dot_record__pb2.DeleteRecordsRequest.SerializeToString,
                 response_deserializer=vitrail_dot_v1_dot_record__pb2.DeleteRecordsResponse.FromString,
                 _registered_method=True)
+        self.FillRecords = channel.unary_unary(
+                '/vitrail.v1.RecordService/FillRecords',
+                request_serializer=vitrail_dot_v1_dot_record__pb2.FillRecordsRequest.SerializeToString,
+                response_deserializer=vitrail_dot_v1_dot_record__pb2.FillRecordsResponse.FromString,
+                _registered_method=True)
 
 
 class RecordServiceServicer(object):
@@ -99,6 +104,13 @@ class RecordServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def FillRecords(self, request, context):
+        """Make pending vectors of a version from the images that the collection keeps.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RecordServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -126,6 +138,11 @@ def add_RecordServiceServicer_to_server(servicer, server):
                     servicer.DeleteRecords,
                     request_deserializer=vitrail_dot_v1_dot_record__pb2.DeleteRecordsRequest.FromString,
                     response_serializer=vitrail_dot_v1_dot_record__pb2.DeleteRecordsResponse.SerializeToString,
+            ),
+            'FillRecords': grpc.unary_unary_rpc_method_handler(
+                    servicer.FillRecords,
+                    request_deserializer=vitrail_dot_v1_dot_record__pb2.FillRecordsRequest.FromString,
+                    response_serializer=vitrail_dot_v1_dot_record__pb2.FillRecordsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -264,6 +281,33 @@ class RecordService(object):
             '/vitrail.v1.RecordService/DeleteRecords',
             vitrail_dot_v1_dot_record__pb2.DeleteRecordsRequest.SerializeToString,
             vitrail_dot_v1_dot_record__pb2.DeleteRecordsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FillRecords(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vitrail.v1.RecordService/FillRecords',
+            vitrail_dot_v1_dot_record__pb2.FillRecordsRequest.SerializeToString,
+            vitrail_dot_v1_dot_record__pb2.FillRecordsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -105,7 +105,23 @@ _RecordServiceDeleteRecordsType = typing_extensions.TypeVar(
     ],
 )
 
-class RecordServiceStub(typing.Generic[_RecordServiceUpsertRecordsType, _RecordServiceStreamRecordsType, _RecordServiceGetRecordType, _RecordServiceListRecordsType, _RecordServiceDeleteRecordsType]):
+_RecordServiceFillRecordsType = typing_extensions.TypeVar(
+    '_RecordServiceFillRecordsType',
+    grpc.UnaryUnaryMultiCallable[
+        vitrail.v1.record_pb2.FillRecordsRequest,
+        vitrail.v1.record_pb2.FillRecordsResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        vitrail.v1.record_pb2.FillRecordsRequest,
+        vitrail.v1.record_pb2.FillRecordsResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        vitrail.v1.record_pb2.FillRecordsRequest,
+        vitrail.v1.record_pb2.FillRecordsResponse,
+    ],
+)
+
+class RecordServiceStub(typing.Generic[_RecordServiceUpsertRecordsType, _RecordServiceStreamRecordsType, _RecordServiceGetRecordType, _RecordServiceListRecordsType, _RecordServiceDeleteRecordsType, _RecordServiceFillRecordsType]):
     """Writes are acknowledged after their transaction has committed."""
 
     @typing.overload
@@ -129,6 +145,10 @@ class RecordServiceStub(typing.Generic[_RecordServiceUpsertRecordsType, _RecordS
         grpc.UnaryUnaryMultiCallable[
             vitrail.v1.record_pb2.DeleteRecordsRequest,
             vitrail.v1.record_pb2.DeleteRecordsResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            vitrail.v1.record_pb2.FillRecordsRequest,
+            vitrail.v1.record_pb2.FillRecordsResponse,
         ],
     ], channel: grpc.Channel) -> None: ...
 
@@ -154,6 +174,10 @@ class RecordServiceStub(typing.Generic[_RecordServiceUpsertRecordsType, _RecordS
             vitrail.v1.record_pb2.DeleteRecordsRequest,
             vitrail.v1.record_pb2.DeleteRecordsResponse,
         ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            vitrail.v1.record_pb2.FillRecordsRequest,
+            vitrail.v1.record_pb2.FillRecordsResponse,
+        ],
     ], channel: grpc.aio.Channel) -> None: ...
 
     UpsertRecords: _RecordServiceUpsertRecordsType
@@ -168,6 +192,9 @@ class RecordServiceStub(typing.Generic[_RecordServiceUpsertRecordsType, _RecordS
     """By id, ascending."""
 
     DeleteRecords: _RecordServiceDeleteRecordsType
+
+    FillRecords: _RecordServiceFillRecordsType
+    """Make pending vectors of a version from the images that the collection keeps."""
 
 RecordServiceAsyncStub: typing_extensions.TypeAlias = RecordServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
@@ -189,6 +216,10 @@ RecordServiceAsyncStub: typing_extensions.TypeAlias = RecordServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
         vitrail.v1.record_pb2.DeleteRecordsRequest,
         vitrail.v1.record_pb2.DeleteRecordsResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        vitrail.v1.record_pb2.FillRecordsRequest,
+        vitrail.v1.record_pb2.FillRecordsResponse,
     ],
 ]
 
@@ -232,5 +263,13 @@ class RecordServiceServicer(metaclass=abc.ABCMeta):
         request: vitrail.v1.record_pb2.DeleteRecordsRequest,
         context: _ServicerContext,
     ) -> typing.Union[vitrail.v1.record_pb2.DeleteRecordsResponse, collections.abc.Awaitable[vitrail.v1.record_pb2.DeleteRecordsResponse]]: ...
+
+    @abc.abstractmethod
+    def FillRecords(
+        self,
+        request: vitrail.v1.record_pb2.FillRecordsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[vitrail.v1.record_pb2.FillRecordsResponse, collections.abc.Awaitable[vitrail.v1.record_pb2.FillRecordsResponse]]:
+        """Make pending vectors of a version from the images that the collection keeps."""
 
 def add_RecordServiceServicer_to_server(servicer: RecordServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

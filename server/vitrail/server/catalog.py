@@ -8,21 +8,24 @@ from vitrail.v1.collection_pb2 import Collection
 
 
 class Catalog:
-    """Collections by name. A snapshot: writes check again inside their transaction."""
+    """Collections by name, and each version as "name@2". A snapshot: writes check again inside their transaction."""
 
     def __init__(self) -> None:
         self.seq = 0
         self.wanted_shards = 0
         """How many shards are to serve; 0 where nobody said."""
+        self._all: list[Collection] = []
         self._by_name: dict[str, Collection] = {}
 
     def replace(self, seq: int, collections: Iterable[Collection], wanted_shards: int) -> None:
         self.seq = seq
         self.wanted_shards = wanted_shards
-        self._by_name = {collection.name: collection for collection in collections}
+        self._all = sorted(collections, key=lambda collection: (collection.name, collection.version))
+        self._by_name = {f"{each.name}@{each.version}": each for each in self._all}
+        self._by_name |= {each.name: each for each in self._all if each.serves}
 
     def get(self, name: str, *, field: str = "collection") -> Collection:
-        """A collection by its name.
+        """A collection by its name, or a version by "name@2".
 
         Raises:
             NotFound: There is none.
@@ -33,8 +36,16 @@ class Catalog:
             raise NotFound(f"there is no collection {name!r}", field=field) from None
 
     def all(self) -> list[Collection]:
-        """By name."""
-        return sorted(self._by_name.values(), key=lambda collection: collection.name)
+        """All versions of all collections, by name and version."""
+        return self._all
+
+    def serving(self) -> list[Collection]:
+        """Of each collection the version that serves, by name."""
+        return [collection for collection in self._all if collection.serves]
+
+    def versions(self, collection: Collection) -> list[Collection]:
+        """All versions of a collection, itself included."""
+        return [each for each in self._all if each.name == collection.name]
 
 
 class News:

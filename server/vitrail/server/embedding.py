@@ -50,20 +50,6 @@ class Pipeline:
         self._device = ThreadPoolExecutor(1, "embed")
         self.batcher: Batcher[Pixels, _Vector] = Batcher("embed", self._process, limit=batch, capacity=capacity)
 
-    def check_space(self, collection: Collection) -> None:
-        """Make sure that images can be compared in a collection.
-
-        Raises:
-            FailedPrecondition: It holds vectors that callers bring.
-            EmbeddingSpaceMismatch: Its vectors were made by another embedder.
-        """
-        if not collection.space:
-            raise FailedPrecondition(f"{collection.name!r} holds vectors of its callers: bring a vector, not an image")
-        if collection.space != self.embedder.space:
-            raise EmbeddingSpaceMismatch(
-                f"{collection.name!r} is in the space {collection.space}, this server embeds in {self.embedder.space}"
-            )
-
     async def embed(self, image: bytes, deadline: Deadline, *, field: str, with_thumbnail: bool = False) -> Embedded:
         """Turn one encoded image into a vector.
 
@@ -106,3 +92,46 @@ class Pipeline:
         metrics.IMAGES_EMBEDDED.inc(len(tickets))
         for ticket, vector in zip(tickets, vectors, strict=True):
             ticket.answer(_Vector(vector, start - ticket.queued, seconds))
+
+
+class Pipelines:
+    """What this server embeds with: one pipeline an embedding space. The first is what new collections take."""
+
+    def __init__(self, pipelines: Sequence[Pipeline]) -> None:
+        self._pipelines = pipelines
+
+    def embedder(self, name: str) -> Embedder:
+        """An embedder by its name; the default where that is empty.
+
+        Raises:
+            InvalidArgument: This server has none of that name.
+        """
+        embedders = [pipeline.embedder for pipeline in self._pipelines]
+        for embedder in embedders:
+            if name in ("", embedder.name):
+                return embedder
+        has = ", ".join(repr(embedder.name) for embedder in embedders)
+        raise InvalidArgument(f"this server has {has}, not {name!r}", field="embedder")
+
+    def find(self, collection: Collection) -> Pipeline | None:
+        """What embeds images for a collection; None where nothing here does."""
+        if not collection.space:
+            return None
+        return next((each for each in self._pipelines if each.embedder.space == collection.space), None)
+
+    def of(self, collection: Collection) -> Pipeline:
+        """What embeds images for a collection.
+
+        Raises:
+            FailedPrecondition: It holds vectors that callers bring.
+            EmbeddingSpaceMismatch: Its vectors were made by an embedder that this server does not have.
+        """
+        found = self.find(collection)
+        if found is not None:
+            return found
+        if not collection.space:
+            raise FailedPrecondition(f"{collection.name!r} holds vectors of its callers: bring a vector, not an image")
+        has = ", ".join(each.embedder.space for each in self._pipelines)
+        raise EmbeddingSpaceMismatch(
+            f"{collection.name!r} is in the space {collection.space}, this server embeds in {has}"
+        )

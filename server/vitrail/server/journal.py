@@ -110,7 +110,7 @@ class Journal:
             except Unavailable as error:  # what was committed is written all the same
                 log.warning("the catalog could not be read again", why=str(error))
         for ticket, outcome in zip(tickets, outcomes, strict=True):
-            if isinstance(outcome, NotFound):
+            if isinstance(outcome, NotFound | Unavailable):
                 ticket.fail(outcome)
             else:
                 ticket.answer(outcome)

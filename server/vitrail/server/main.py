@@ -25,7 +25,7 @@ from vitrail.server.database import Database
 from vitrail.server.decode import ImageLimits
 from vitrail.server.discovery import find, watch
 from vitrail.server.embedder import EfficientNetLite0
-from vitrail.server.embedding import Pipeline
+from vitrail.server.embedding import Pipeline, Pipelines
 from vitrail.server.fanout import Fanout
 from vitrail.server.journal import Journal
 from vitrail.server.log import LogService
@@ -97,16 +97,16 @@ async def _parts(
     journal = Journal(Store(Database(config.store)))
     topology = Topology((), lambda: journal.catalog.wanted_shards)
     await _load_catalog(journal, topology, config.shards)
-    embedder = EfficientNetLite0(config.threads)
     pipeline = Pipeline(
-        embedder,
+        EfficientNetLite0(config.threads),
         ImageLimits(bytes=config.max_image_bytes, pixels=config.max_image_pixels),
         threads=config.threads,
         batch=config.embed_batch,
         capacity=config.queue,
     )
+    pipelines = Pipelines([pipeline])
     fanout = Fanout(topology, batch=config.search_batch, capacity=config.queue)
-    queries = Queries(pipeline, journal)
+    queries = Queries(pipelines, journal)
     server = Server(config.host, config.port, reuse_port=config.reuse_port)
     timeout = config.default_timeout
     for register, servicer, module, name in (
@@ -118,13 +118,13 @@ async def _parts(
         ),
         (
             add_RecordServiceServicer_to_server,
-            RecordService(journal, pipeline, topology, timeout),
+            RecordService(journal, pipelines, topology, timeout),
             record_pb2,
             "Record",
         ),
         (
             add_CollectionServiceServicer_to_server,
-            CollectionService(journal, embedder, topology, metrics_address),
+            CollectionService(journal, pipelines, topology, timeout, metrics_address),
             collection_pb2,
             "Collection",
         ),
@@ -174,7 +174,7 @@ async def _report(journal: Journal) -> None:
     while True:
         with contextlib.suppress(Unavailable):  # whoever writes hears of it
             heads = await journal.read(journal.store.heads)
-            for collection in journal.catalog.all():
+            for collection in journal.catalog.serving():
                 records, seq = heads.collections.get(collection.uid, (0, 0))
                 metrics.RECORDS.labels(collection.name).set(records)
                 metrics.SEQ.labels(collection.name).set(seq)

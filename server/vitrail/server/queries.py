@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitrail.rpc.deadline import Deadline
-from vitrail.rpc.errors import InvalidArgument, NotFound
+from vitrail.rpc.errors import FailedPrecondition, InvalidArgument, NotFound
 from vitrail.server import validate
-from vitrail.server.embedding import Pipeline
+from vitrail.server.embedding import Pipelines
 from vitrail.server.journal import Journal
 from vitrail.v1.collection_pb2 import Collection
 from vitrail.v1.search_pb2 import Example, Examples, Query
@@ -35,8 +35,8 @@ class Target:
 class Queries:
     """Turns queries into vectors."""
 
-    def __init__(self, pipeline: Pipeline, journal: Journal) -> None:
-        self._pipeline = pipeline
+    def __init__(self, pipelines: Pipelines, journal: Journal) -> None:
+        self._pipelines = pipelines
         self._journal = journal
 
     async def resolve(self, query: Query, collection: Collection, deadline: Deadline, field: str) -> Target:
@@ -45,7 +45,8 @@ class Queries:
         Raises:
             InvalidArgument: It is empty, or what it names cannot be used; with the field.
             NotFound: It names a record that does not exist.
-            FailedPrecondition: It is an image, and the collection's vectors are not made from images here.
+            FailedPrecondition: It is an image, and the collection's vectors are not made from images here; or a
+                record whose own is pending.
         """
         kind = query.WhichOneof("kind")
         if kind is None:
@@ -61,8 +62,8 @@ class Queries:
     async def _one(self, given: Query | Example, collection: Collection, deadline: Deadline, field: str) -> Target:
         match given.WhichOneof("kind"):
             case "image":
-                self._pipeline.check_space(collection)
-                found = await self._pipeline.embed(given.image, deadline, field=_at(field, "image"))
+                pipeline = self._pipelines.of(collection)
+                found = await pipeline.embed(given.image, deadline, field=_at(field, "image"))
                 return Target(found.vector, frozenset(), found.decode, found.wait, found.embed)
             case "vector":
                 return Target(validate.vector(given.vector, collection, _at(field, "vector")))
@@ -75,6 +76,8 @@ class Queries:
         found = await self._journal.read(self._journal.store.get, collection.uid, [record_id], thumbnails=False)
         if record_id not in found:
             raise NotFound(f"there is no record {record_id!r}", field=field)
+        if found[record_id].pending:
+            raise FailedPrecondition(f"the vector of {record_id!r} is still to be made", field=field)
         return Target(stored_vector(found[record_id].vector, collection.dimension), frozenset([record_id]))
 
     async def _rocchio(self, examples: Examples, collection: Collection, deadline: Deadline, field: str) -> Target:

@@ -9,21 +9,23 @@ from numpy.typing import NDArray
 
 from vitrail.rpc import vectors
 from vitrail.rpc.deadline import Deadline
-from vitrail.rpc.errors import InvalidArgument, NotFound, VitrailError
+from vitrail.rpc.errors import FailedPrecondition, InvalidArgument, NotFound, Unavailable, VitrailError
 from vitrail.rpc.server import Context
 from vitrail.server import filters, validate
 from vitrail.server.deadlines import deadline_of
-from vitrail.server.embedding import Pipeline
+from vitrail.server.embedding import Embedded, Pipelines
 from vitrail.server.journal import Journal
 from vitrail.server.matching import match
 from vitrail.server.queries import stored_vector
 from vitrail.server.service import ITEM_ERRORS, item_error
-from vitrail.server.store import NewRecord, StoredRecord, Write
+from vitrail.server.store import AGAIN_SECONDS, NewRecord, StoredRecord, Write, Written
 from vitrail.server.topology import Topology
 from vitrail.v1.collection_pb2 import Collection
 from vitrail.v1.record_pb2 import (
     DeleteRecordsRequest,
     DeleteRecordsResponse,
+    FillRecordsRequest,
+    FillRecordsResponse,
     GetRecordRequest,
     GetRecordResponse,
     ListRecordsRequest,
@@ -49,9 +51,9 @@ Outcome = NewRecord | VitrailError
 class RecordService(RecordServiceServicer):
     """Writes records to the store and reads them back."""
 
-    def __init__(self, journal: Journal, pipeline: Pipeline, topology: Topology, default_timeout: float) -> None:
+    def __init__(self, journal: Journal, pipelines: Pipelines, topology: Topology, default_timeout: float) -> None:
         self._journal = journal
-        self._pipeline = pipeline
+        self._pipelines = pipelines
         self._topology = topology
         self._default_timeout = default_timeout
 
@@ -73,9 +75,10 @@ class RecordService(RecordServiceServicer):
     async def StreamRecords(  # noqa: N802
         self, request_iterator: AsyncIterator[StreamRecordsRequest], context: Context
     ) -> AsyncIterator[StreamRecordsResponse]:
-        collection, done = None, 0
+        name, done = "", 0
         async for batch in _batches(request_iterator, STREAM_BATCH):
-            collection = collection or self._journal.catalog.get(batch[0].collection)
+            name = name or batch[0].collection
+            collection = self._journal.catalog.get(name)  # each time: another version may serve meanwhile
             deadline = deadline_of(context, self._default_timeout)
             records = [request.record for request in batch]
             outcomes = await self._prepare(records, collection, deadline)
@@ -92,12 +95,20 @@ class RecordService(RecordServiceServicer):
         found = await self._journal.read(self._journal.store.get, collection.uid, [request.id])
         if request.id not in found:
             raise NotFound(f"there is no record {request.id!r}", field="id")
-        return GetRecordResponse(record=_message(found[request.id], collection))
+        record = _message(found[request.id], collection)
+        if request.include_image:
+            images = await self._journal.read(self._journal.store.images, collection.name, [request.id])
+            record.image = images.get(request.id, b"")
+        return GetRecordResponse(record=record)
 
     async def ListRecords(self, request: ListRecordsRequest, context: Context) -> ListRecordsResponse:  # noqa: N802
         collection = self._journal.catalog.get(request.collection)
         size = validate.page_size(request.page_size)
-        content = {"vectors": request.include_vectors, "thumbnails": request.include_thumbnails}
+        content = {
+            "vectors": request.include_vectors,
+            "thumbnails": request.include_thumbnails,
+            "pending": request.pending,
+        }
         found = await self._journal.read(self._journal.store.list, collection.uid, request.page_token, size, **content)
         return ListRecordsResponse(
             records=[_message(record, collection) for record in found],
@@ -110,28 +121,54 @@ class RecordService(RecordServiceServicer):
         if request.filter:
             if request.ids:
                 raise InvalidArgument("give either ids or a filter", field="filter")
-            return await self._delete_matching(request.filter, collection, deadline)
+            return await self._delete_matching(request, collection, deadline)
         if not request.ids:
             raise InvalidArgument("give ids or a filter", field="ids")
         if len(request.ids) > validate.MAX_RECORDS:
             raise InvalidArgument(f"more than {validate.MAX_RECORDS:,} in one call", field="ids")
-        written = await self._journal.write(Write(collection.uid, deletes=list(request.ids)), deadline)
+        written = await self._commit(Write(collection.uid, deletes=list(request.ids)), collection, deadline)
         return DeleteRecordsResponse(seq=written.seq, deleted=written.deleted)
 
-    async def _delete_matching(self, text: str, collection: Collection, deadline: Deadline) -> DeleteRecordsResponse:
+    async def FillRecords(self, request: FillRecordsRequest, context: Context) -> FillRecordsResponse:  # noqa: N802
+        deadline = deadline_of(context, self._default_timeout)
+        collection = self._journal.catalog.get(request.collection)
+        self._pipelines.of(collection)
+        size, store = validate.fill_size(request.page_size), self._journal.store
+        found = await self._journal.read(
+            store.list, collection.uid, request.page_token, size, vectors=False, thumbnails=False, pending=True
+        )
+        images = await self._journal.read(store.images, collection.name, [record.id for record in found])
+        records = [
+            RecordInput(id=each.id, image=images[each.id], fills=each.seq) for each in found if each.id in images
+        ]
+        outcomes = await self._prepare(records, collection, deadline)
+        _, errors = await self._write(collection, records, outcomes, deadline)
+        unknown = NotFound("its image is not kept", field="image")
+        return FillRecordsResponse(
+            filled=len(records) - len(errors),
+            errors=[
+                *(item_error(0, errors[index], records[index].id) for index in sorted(errors)),
+                *(item_error(0, unknown, each.id) for each in found if each.id not in images),
+            ],
+            next_page_token=found[-1].id if len(found) == size else "",
+        )
+
+    async def _delete_matching(
+        self, request: DeleteRecordsRequest, collection: Collection, deadline: Deadline
+    ) -> DeleteRecordsResponse:
         """Delete all records that meet a filter, as the shards know them.
 
         All ids are found before any is deleted. More than 10,000 are deleted in several transactions: where the time
         is over between two of them, those before are deleted.
         """
-        condition = filters.parse(text, collection.attributes)
+        condition = filters.parse(request.filter, collection.attributes)
         matches = await match(self._journal, self._topology, collection.uid, condition, deadline)
         response = DeleteRecordsResponse()
         for found in matches:
             for start in range(0, len(found.ids), validate.MAX_RECORDS):
                 ids = found.ids[start : start + validate.MAX_RECORDS]
                 write = Write(collection.uid, deletes=ids, deletes_as_of=found.seq)
-                written = await self._journal.write(write, deadline)
+                written = await self._commit(write, collection, deadline)
                 response.seq = max(response.seq, written.seq)
                 response.deleted += written.deleted
         return response
@@ -144,7 +181,7 @@ class RecordService(RecordServiceServicer):
 
         async def prepare(record: RecordInput) -> Outcome:
             try:
-                _check(record, has_vector=record.HasField("vector"))
+                _check(record, collection, has_vector=record.HasField("vector"))
                 async with room:
                     return await self._prepared(record, collection, deadline)
             except ITEM_ERRORS as error:
@@ -155,17 +192,35 @@ class RecordService(RecordServiceServicer):
     async def _prepared(self, record: RecordInput, collection: Collection, deadline: Deadline) -> NewRecord:
         match record.WhichOneof("content"):
             case "image":
-                self._pipeline.check_space(collection)
-                found = await self._pipeline.embed(
-                    record.image, deadline, field="image", with_thumbnail=collection.thumbnails
-                )
-                # Half precision: it is a unit vector, whose components it keeps to three digits and more.
-                vector, digest = found.vector.astype("<f2").tobytes(), hashlib.sha256(record.image).digest()
-                return NewRecord(record.id, record.attributes, record.uri, vector, digest, found.thumbnail)
+                return await self._embedded(record, collection, deadline)
             case "vector":
                 return _with_vector(record, validate.vector(record.vector, collection, "vector"))
             case _:
                 return NewRecord(record.id, record.attributes, record.uri)
+
+    async def _embedded(self, record: RecordInput, collection: Collection, deadline: Deadline) -> NewRecord:
+        """An image in the space of its collection and, where it is no fill, of the other versions that can be here."""
+        pipelines = {collection.uid: self._pipelines.of(collection)}
+        if not record.fills:
+            others = {each.uid: self._pipelines.find(each) for each in self._journal.catalog.versions(collection)}
+            pipelines |= {uid: pipeline for uid, pipeline in others.items() if pipeline}
+        embedding = (
+            pipeline.embed(record.image, deadline, field="image", with_thumbnail=collection.thumbnails)
+            for pipeline in pipelines.values()
+        )
+        found = dict(zip(pipelines, await asyncio.gather(*embedding), strict=True))
+        made = {uid: _half(each) for uid, each in found.items()}
+        return NewRecord(
+            record.id,
+            record.attributes,
+            record.uri,
+            made.pop(collection.uid),
+            hashlib.sha256(record.image).digest(),
+            found[collection.uid].thumbnail,
+            others=made,
+            image=record.image if collection.keep_images else b"",
+            fills=record.fills,
+        )
 
     async def _write(
         self, collection: Collection, records: Sequence[RecordInput], outcomes: Sequence[Outcome], deadline: Deadline
@@ -175,12 +230,29 @@ class RecordService(RecordServiceServicer):
         ready = [(index, outcome) for index, outcome in enumerate(outcomes) if isinstance(outcome, NewRecord)]
         if not ready:
             return 0, errors
-        written = await self._journal.write(Write(collection.uid, [record for _, record in ready]), deadline)
+        written = await self._commit(Write(collection.uid, [record for _, record in ready]), collection, deadline)
         for position in written.missing:
             errors[ready[position][0]] = NotFound("give an image or a vector: there is no such record yet", field="id")
+        for position in written.outdated:
+            errors[ready[position][0]] = FailedPrecondition(
+                "it does not wait for this vector: written or filled since, or of another image", field="fills"
+            )
         for position, misfit in written.misfits.items():
             errors[ready[position][0]] = InvalidArgument(str(misfit), field=misfit.field)
         return written.seq, errors
+
+    async def _commit(self, write: Write, collection: Collection, deadline: Deadline) -> Written:
+        """Write to a collection.
+
+        Raises:
+            Unavailable: Another version of it serves by now: the call is to be made again for that one.
+        """
+        try:
+            return await self._journal.write(write, deadline)
+        except NotFound:
+            await self._journal.load_catalog()
+            self._journal.catalog.get(collection.name)
+            raise Unavailable("this version of the collection was deleted", retry_after=AGAIN_SECONDS) from None
 
 
 def _packed(request: UpsertRecordsRequest, collection: Collection) -> list[Outcome]:
@@ -191,7 +263,7 @@ def _packed(request: UpsertRecordsRequest, collection: Collection) -> list[Outco
     outcomes: list[Outcome] = []
     for record, row, wrong in zip(request.records, rows, validate.unusable(rows, collection), strict=True):
         try:
-            _check(record, has_vector=True)
+            _check(record, collection, has_vector=True)
             if record.WhichOneof("content"):
                 raise InvalidArgument("the vectors of all records come packed", field=str(record.WhichOneof("content")))
             if wrong:
@@ -202,16 +274,29 @@ def _packed(request: UpsertRecordsRequest, collection: Collection) -> list[Outco
     return outcomes
 
 
+def _half(found: Embedded) -> bytes:
+    """In half precision: it is a unit vector, whose components it keeps to three digits and more."""
+    return found.vector.astype("<f2").tobytes()
+
+
 def _with_vector(record: RecordInput, vector: NDArray[np.float32]) -> NewRecord:
     data = vectors.to_bytes(vector)
-    return NewRecord(record.id, record.attributes, record.uri, data, record.content_hash, record.thumbnail)
+    return NewRecord(
+        record.id, record.attributes, record.uri, data, record.content_hash, record.thumbnail, fills=record.fills
+    )
 
 
-def _check(record: RecordInput, *, has_vector: bool) -> None:
+def _check(record: RecordInput, collection: Collection, *, has_vector: bool) -> None:
     validate.record_id(record.id, "id")
     validate.uri(record.uri, "uri")
     validate.attributes(record.attributes, "attributes")
     validate.origin(record, has_vector=has_vector)
+    has_content = has_vector or record.HasField("image")
+    if record.fills < 0 or (record.fills and not has_content):
+        raise InvalidArgument("comes with an image or a vector, and is the seq of a pending record", field="fills")
+    if has_content and not record.fills and not collection.serves:
+        said = f"version {collection.version} does not serve: write to {collection.name!r}, or fill what is pending"
+        raise FailedPrecondition(said, field="fills")
 
 
 def _message(record: StoredRecord, collection: Collection) -> Record:
@@ -222,9 +307,10 @@ def _message(record: StoredRecord, collection: Collection) -> Record:
         seq=record.seq,
         content_hash=record.content_hash,
         thumbnail=record.thumbnail,
+        pending=record.pending,
     )
     message.update_time.FromMicroseconds(record.updated_at)
-    if record.vector:  # empty where it was not asked for
+    if record.vector:  # empty where it was not asked for, or is pending
         data = vectors.to_bytes(stored_vector(record.vector, collection.dimension))
         message.vector.CopyFrom(Vector(data=data, space=collection.space))
     return message

@@ -189,7 +189,7 @@ class Wanted:
 
     def add_stored(self, hit: Hit, stored: StoredRecord, collection: Collection) -> None:
         """Add what only the store knows of a hit."""
-        if self.fields.vector:
+        if self.fields.vector and stored.vector:  # of what was written just now it may be pending
             row = stored_vector(stored.vector, collection.dimension)
             hit.vector.CopyFrom(Vector(data=vectors.to_bytes(row), space=collection.space))
         if self.fields.thumbnail:

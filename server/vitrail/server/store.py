@@ -3,8 +3,9 @@
 A row holds the current state of a record together with its latest `seq`, so the log is this table in the order of
 `seq`: from 0 it yields each live record once, and tombstones. Three things make it safe to follow:
 
-- A transaction locks the rows of the collections that it writes to, and takes its numbers by adding to them. So
-  numbers are in commit order, without gaps, whoever else writes; it leaves a random mark beside its last one.
+- A transaction locks the names of the collections that it writes to, and counts on from their last numbers. So
+  numbers are in commit order, whoever else writes; it leaves a random mark beside its last one. What is written to
+  one version of a collection is written to all of them (see `versions`).
 - `page` reads rows and the head in one snapshot. Rows move forward when they are written again, so a follower that
   pages on from the last `seq` that it saw misses nothing, and once a page comes back short, what it holds is the
   snapshot of that page, complete up to its head.
@@ -14,24 +15,27 @@ On SQLite one process at a time opens the store, one thread of it writes, any nu
 processes do all of it.
 """
 
-import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from vitrail.rpc.errors import AlreadyExists, NotFound
+from vitrail.rpc.errors import AlreadyExists, NotFound, Unavailable
 from vitrail.rpc.slots import slot_of
+from vitrail.server import versions
 from vitrail.server.database import Database, insert
 from vitrail.server.schema import Schema, SchemaError
-from vitrail.server.tables import catalog, collections, commits, layout, records
+from vitrail.server.tables import PENDING, catalog, collections, commits, images, layout, names, records
+from vitrail.server.versions import Version, bump_catalog
 from vitrail.v1.collection_pb2 import Collection
 from vitrail.v1.log_pb2 import Cursor
 from vitrail.v1.types_pb2 import Value
 
 IDS_A_QUERY = 500
+# When to write again where another version serves: all coordinators know it by then.
+AGAIN_SECONDS = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +48,12 @@ class NewRecord:
     vector: bytes | None = None
     content_hash: bytes = b""
     thumbnail: bytes = b""
+    others: Mapping[int, bytes] = field(default_factory=dict)
+    """Its vectors in other versions of the collection, by their uids; pending in those that are not named."""
+    image: bytes = b""
+    """The encoded image, to be kept where the collection keeps them."""
+    fills: int = 0
+    """The `seq` of a pending record to give the vector to, and change nothing else; 0 for a record to write."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +78,8 @@ class Written:
     deleted: int = 0
     missing: list[int] = field(default_factory=list)
     """Without a vector, and no record of that id to keep one."""
+    outdated: list[int] = field(default_factory=list)
+    """To be filled, but not pending at that `seq`, or of another image."""
     misfits: dict[int, SchemaError] = field(default_factory=dict)
     catalog_changed: bool = False
 
@@ -77,6 +89,7 @@ class StoredRecord(NamedTuple):
 
     id: str
     seq: int
+    pending: bool
     updated_at: int
     uri: str
     attributes: bytes
@@ -123,11 +136,10 @@ class Store:
     # The catalog.
 
     def read_catalog(self) -> tuple[int, list[Collection]]:
-        """The catalog's own `seq`, and every collection."""
+        """The catalog's own `seq`, and every version of every collection."""
         with self._database.snapshot() as connection:
             seq = connection.execute(sa.select(catalog.c.seq)).scalar_one()
-            rows = connection.execute(sa.select(collections.c.uid, collections.c.definition).order_by("uid"))
-            return seq, [_collection(uid, definition) for uid, definition in rows]
+            return seq, [version.collection for version in versions.read(connection)]
 
     def wanted_shards(self) -> int:
         """How many shards are to serve; 0 where nobody said."""
@@ -137,7 +149,7 @@ class Store:
     def want_shards(self, shards: int) -> None:
         """Have another number of shards serve."""
         with self._database.transaction() as connection:
-            _bump_catalog(connection)
+            bump_catalog(connection)
             connection.execute(layout.update().values(shards=shards))
 
     def create_collection(self, collection: Collection) -> Collection:
@@ -147,14 +159,12 @@ class Store:
             AlreadyExists: The name is taken.
         """
         with self._database.transaction() as connection:
-            _bump_catalog(connection)  # first: whoever creates one at the same time waits here
-            if connection.execute(sa.select(collections.c.uid).filter_by(name=collection.name)).first():
+            bump_catalog(connection)  # first: whoever creates one at the same time waits here
+            if connection.execute(sa.select(names).filter_by(name=collection.name)).first():
                 raise AlreadyExists(f"there is a collection {collection.name!r} already")
-            result = connection.execute(
-                collections.insert().values(name=collection.name, definition=collection.SerializeToString())
-            )
-            (uid,) = result.inserted_primary_key or (0,)
-            return _collection(uid, collection.SerializeToString())
+            made = versions.insert(connection, collection, 1)
+            connection.execute(names.insert().values(name=made.name, serves=made.uid, versions=1))
+            return made
 
     def update_collection(self, uid: int, change: Callable[[Collection], None]) -> Collection:
         """Change a collection's definition as the last commit left it; nothing is written where `change` raises.
@@ -163,33 +173,56 @@ class Store:
             NotFound: It was deleted.
         """
         with self._database.transaction() as connection:
-            _lock(connection, [uid])
-            collection = _find(connection, uid)
-            if collection is None:
+            found = versions.lock_all(connection, [uid]).get(uid, [])
+            version = _of(uid, found)
+            if version is None:
                 raise NotFound("the collection was deleted")
-            change(collection)
-            _define(connection, collection)
-            return collection
+            change(version.collection)
+            versions.define(connection, found, version)
+            if not version.collection.keep_images:
+                connection.execute(images.delete().filter_by(name=version.collection.name))
+            return version.collection
 
     def delete_collection(self, uid: int) -> None:
-        """Delete a collection with all of its records."""
+        """Delete a collection, all versions of it, with all of their records."""
         with self._database.transaction() as connection:
-            connection.execute(collections.delete().filter_by(uid=uid))
-            connection.execute(records.delete().filter_by(collection_uid=uid))
-            connection.execute(commits.delete().filter_by(collection_uid=uid))
-            _bump_catalog(connection)
+            found = versions.lock_all(connection, [uid]).get(uid)
+            if found:
+                versions.drop_name(connection, found)
+                bump_catalog(connection)
+
+    def create_version(self, collection: Collection) -> Collection:
+        """See `versions.create`."""
+        with self._database.transaction() as connection:
+            return versions.create(connection, collection)
+
+    def activate_version(self, name: str, number: int) -> Collection:
+        """See `versions.activate`."""
+        with self._database.transaction() as connection:
+            return versions.activate(connection, name, number)
+
+    def delete_version(self, name: str, number: int) -> None:
+        """See `versions.delete`."""
+        with self._database.transaction() as connection:
+            versions.delete(connection, name, number)
+
+    def pending(self, uids: Iterable[int]) -> dict[int, int]:
+        """How many vectors of some versions are still to be made, by uid."""
+        with self._database.snapshot() as connection:
+            return {uid: versions.pending(connection, uid) for uid in uids}
 
     # Writing records.
 
-    def write(self, writes: Sequence[Write]) -> list[Written | NotFound]:
+    def write(self, writes: Sequence[Write]) -> list[Written | NotFound | Unavailable]:
         """Write for several callers in one transaction, since one commit is one fsync.
 
         Returns:
-            One outcome a write, in order; NotFound where the collection is gone.
+            One outcome a write, in order. NotFound where the collection is gone, Unavailable where another version
+            of it serves by now, whose vectors the write does not bring: it is to be made again for that one.
         """
         with self._database.transaction() as connection:
-            _lock(connection, [write.collection_uid for write in writes])
-            return [_write(connection, write) for write in writes]
+            found = versions.lock_all(connection, [write.collection_uid for write in writes])
+            return [_write(connection, write, found.get(write.collection_uid, [])) for write in writes]
 
     # Reading records.
 
@@ -205,12 +238,27 @@ class Store:
         return found
 
     def list(
-        self, uid: int, after: str, limit: int, *, vectors: bool = True, thumbnails: bool = True
+        self,
+        uid: int,
+        after: str,
+        limit: int,
+        *,
+        vectors: bool = True,
+        thumbnails: bool = True,
+        pending: bool = False,
     ) -> list[StoredRecord]:
-        """Live records in the order of their ids, from the first one above `after`; the rest as in `get`."""
+        """Live records, or the pending ones, by id, from the first one above `after`; the rest as in `get`."""
         query = _live(uid, vectors, thumbnails).where(records.c.id > after).order_by(records.c.id).limit(limit)
+        if pending:
+            query = query.where(PENDING)
         with self._database.transaction() as connection:
             return [StoredRecord(*row) for row in connection.execute(query)]
+
+    def images(self, name: str, ids: Sequence[str]) -> dict[str, bytes]:
+        """The kept images of some records."""
+        query = sa.select(images.c.id, images.c.data).where(images.c.name == name, images.c.id.in_(ids))
+        with self._database.transaction() as connection:
+            return {row.id: row.data for row in connection.execute(query)}
 
     def heads(self) -> Heads:
         """How far everything is, at one moment."""
@@ -235,7 +283,7 @@ class Store:
             place = connection.execute(head).first()
             if place is None:
                 return None
-            rows = [LogRow(*row) for row in connection.execute(query)]
+            rows = [_log_row(LogRow(*row)) for row in connection.execute(query)]
         return Page(Cursor(collection_uid=uid, seq=place.seq, mark=place.mark), rows)
 
     def knows(self, cursor: Cursor) -> bool:
@@ -247,40 +295,109 @@ class Store:
             return connection.execute(query).scalar() == cursor.mark
 
 
-def _lock(connection: sa.Connection, uids: Sequence[int]) -> None:
-    """Wait for those who write to these collections now; in one order everywhere, so that nobody waits in a circle."""
-    query = sa.select(collections.c.uid).where(collections.c.uid.in_(uids)).order_by(collections.c.uid)
-    connection.execute(query.with_for_update())
-
-
-def _write(connection: sa.Connection, write: Write) -> Written | NotFound:
-    uid = write.collection_uid
-    collection = _find(connection, uid)
-    if collection is None:
+def _write(connection: sa.Connection, write: Write, found: Sequence[Version]) -> Written | NotFound | Unavailable:
+    """Write to all versions of a name."""
+    target = _of(write.collection_uid, found)
+    if target is None:
         return NotFound("the collection was deleted")
+    if not _brings_what_serves(write, found):
+        return Unavailable("another version of the collection serves now", retry_after=AGAIN_SECONDS)
     written = Written()
-    known = _known(connection, uid, [*(record.id for record in write.upserts), *write.deletes])
-    upserts = _accepted(write.upserts, collection, known, written)
+    known = _known(connection, target.uid, [*(record.id for record in write.upserts), *write.deletes])
+    upserts = _accepted(write.upserts, target.collection, known, written)
     deletes = [record_id for record_id in dict.fromkeys(write.deletes) if known.get(record_id)]
     if write.deletes_as_of is not None:
-        changed = _changed(connection, uid, deletes, write.deletes_as_of)
+        changed = _changed(connection, target.uid, deletes, write.deletes_as_of)
         deletes = [record_id for record_id in deletes if record_id not in changed]
     written.deleted = len(deletes)
     if written.catalog_changed:
-        _define(connection, collection)
-    if not upserts and not deletes:
-        return written
-    added = sum(not known.get(record_id, False) for record_id in upserts) - len(deletes)
-    mark = secrets.randbits(63)
-    written.seq = connection.execute(
-        collections.update()
-        .filter_by(uid=uid)
-        .values(seq=collections.c.seq + len(upserts) + len(deletes), mark=mark, records=collections.c.records + added)
-        .returning(collections.c.seq)
-    ).scalar_one()
-    connection.execute(commits.insert().values(collection_uid=uid, seq=written.seq, mark=mark))
-    _put(connection, uid, list(upserts.values()), deletes, first=written.seq - len(upserts) - len(deletes) + 1)
+        versions.define(connection, found, target)
+    if upserts or deletes:
+        # All versions have the same live records: what was found in one is true of the others.
+        added = sum(not known.get(record_id, False) for record_id in upserts) - len(deletes)
+        first = versions.take_numbers(connection, found, found, len(upserts) + len(deletes), added)
+        for version in found:
+            _put(connection, version.uid, [_in(version, target, each) for each in upserts.values()], deletes, first)
+        if target.collection.keep_images:
+            _put_images(connection, target.collection.name, upserts.values(), deletes)
+        written.seq = target.seq
+    _fill(connection, write.upserts, target, found, written)
     return written
+
+
+def _of(uid: int, found: Sequence[Version]) -> Version | None:
+    return next((version for version in found if version.uid == uid), None)
+
+
+def _brings_what_serves(write: Write, found: Sequence[Version]) -> bool:
+    """Whether new vectors are those of the version that serves, in which none is ever pending."""
+    serving = next(version.uid for version in found if version.serves)
+    return serving == write.collection_uid or all(
+        record.vector is None or record.fills or serving in record.others for record in write.upserts
+    )
+
+
+def _in(version: Version, target: Version, record: NewRecord) -> NewRecord:
+    """A record as it is written to one version: what the others have of it is not the target's vector."""
+    if version is target or record.vector is None:
+        return record
+    return replace(record, vector=record.others.get(version.uid, b""))
+
+
+def _fill(
+    connection: sa.Connection, given: Sequence[NewRecord], target: Version, found: Sequence[Version], written: Written
+) -> None:
+    """Give pending records their vectors, in one version, and change nothing else of them."""
+    fills = {index: record for index, record in enumerate(given) if record.fills}
+    if not fills:
+        return
+    waiting = _pending(connection, target.uid, [record.id for record in fills.values()])
+    good: dict[str, NewRecord] = {}
+    for index, record in fills.items():
+        seq, content_hash = waiting.get(record.id, (0, b""))
+        if seq == record.fills and (not content_hash or record.content_hash in (b"", content_hash)):
+            good[record.id] = record
+        else:
+            written.outdated.append(index)
+    if not good:
+        return
+    first = versions.take_numbers(connection, found, [target], len(good))
+    written.seq = target.seq
+    statement = (
+        records.update()
+        .where(records.c.collection_uid == target.uid, records.c.id == sa.bindparam("its_id"))
+        .values(
+            seq=sa.bindparam("new_seq"),
+            vector=sa.bindparam("new_vector"),
+            content_hash=sa.bindparam("new_content_hash"),
+        )
+    )
+    connection.execute(
+        statement,
+        [
+            {
+                "its_id": record.id,
+                "new_seq": first + offset,
+                "new_vector": record.vector,
+                "new_content_hash": record.content_hash or waiting[record.id][1],
+            }
+            for offset, record in enumerate(good.values())
+        ],
+    )
+
+
+def _put_images(connection: sa.Connection, name: str, upserts: Iterable[NewRecord], deletes: Sequence[str]) -> None:
+    """Keep the images of what was written, and none of what was deleted or is of no image now."""
+    kept = [{"name": name, "id": record.id, "data": record.image} for record in upserts if record.image]
+    gone = [*deletes, *(record.id for record in upserts if record.vector is not None and not record.image)]
+    for part in _parts(gone):
+        connection.execute(images.delete().where(images.c.name == name, images.c.id.in_(part)))
+    if kept:
+        statement = insert(connection, images)
+        connection.execute(
+            statement.on_conflict_do_update(index_elements=["name", "id"], set_={"data": statement.excluded["data"]}),
+            kept,
+        )
 
 
 def _accepted(
@@ -290,6 +407,8 @@ def _accepted(
     schema = Schema(collection)
     accepted: dict[str, NewRecord] = {}
     for index, record in enumerate(upserts):
+        if record.fills:
+            continue
         keeps_own = known.get(record.id, False) or record.id in accepted
         if record.vector is None and not keeps_own:
             written.missing.append(index)
@@ -307,7 +426,7 @@ def _accepted(
 
 def _onto(earlier: NewRecord, later: NewRecord) -> NewRecord:
     """A change of attributes right behind the record itself, in one call."""
-    return NewRecord(later.id, later.attributes, later.uri, earlier.vector, earlier.content_hash, earlier.thumbnail)
+    return replace(earlier, attributes=later.attributes, uri=later.uri)
 
 
 def _put(connection: sa.Connection, uid: int, upserts: Sequence[NewRecord], deletes: Sequence[str], first: int) -> None:
@@ -366,6 +485,17 @@ def _known(connection: sa.Connection, uid: int, ids: Sequence[str]) -> dict[str,
     return known
 
 
+def _pending(connection: sa.Connection, uid: int, ids: Sequence[str]) -> dict[str, tuple[int, bytes]]:
+    """Of some ids, those that are pending, with their `seq` and content hash."""
+    found: dict[str, tuple[int, bytes]] = {}
+    for part in _parts(ids):
+        query = sa.select(records.c.id, records.c.seq, records.c.content_hash).where(
+            records.c.collection_uid == uid, records.c.id.in_(part), PENDING
+        )
+        found.update((row.id, (row.seq, row.content_hash)) for row in connection.execute(query))
+    return found
+
+
 def _changed(connection: sa.Connection, uid: int, ids: Sequence[str], after: int) -> set[str]:
     """Of some ids, those that were written after a `seq`."""
     changed: set[str] = set()
@@ -383,31 +513,15 @@ def _live(uid: int, vectors: bool, thumbnails: bool) -> "sa.Select[Any]":
         c.vector if vectors else nothing.label("vector"),
         c.thumbnail if thumbnails else nothing.label("thumbnail"),
     )
-    return sa.select(c.id, c.seq, c.updated_at, c.uri, c.attributes, c.content_hash, *content).where(
+    is_pending = (sa.func.length(c.vector) == 0).label("pending")
+    return sa.select(c.id, c.seq, is_pending, c.updated_at, c.uri, c.attributes, c.content_hash, *content).where(
         c.collection_uid == uid, c.deleted.is_(False)
     )
 
 
-def _find(connection: sa.Connection, uid: int) -> Collection | None:
-    row = connection.execute(sa.select(collections.c.definition).filter_by(uid=uid)).first()
-    return None if row is None else _collection(uid, row.definition)
-
-
-def _define(connection: sa.Connection, collection: Collection) -> None:
-    connection.execute(
-        collections.update().filter_by(uid=collection.uid).values(definition=collection.SerializeToString())
-    )
-    _bump_catalog(connection)
-
-
-def _bump_catalog(connection: sa.Connection) -> None:
-    connection.execute(catalog.update().values(seq=catalog.c.seq + 1))
-
-
-def _collection(uid: int, definition: bytes) -> Collection:
-    collection = Collection.FromString(definition)
-    collection.uid = uid
-    return collection
+def _log_row(row: LogRow) -> LogRow:
+    """A pending record is none to those who search: to them it is deleted until it has its vector."""
+    return row if row.vector or row.deleted else row._replace(deleted=True, attributes=b"")
 
 
 def _parts(ids: Sequence[str]) -> Iterator[Sequence[str]]:

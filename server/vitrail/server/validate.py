@@ -272,6 +272,10 @@ def page_size(value: int) -> int:
     return _within(value, 1, 1000, "page_size") if value else 100
 
 
+def fill_size(value: int) -> int:
+    return _within(value, 1, 100, "page_size") if value else 32
+
+
 def _within(value: N, low: N, high: N, field: str) -> N:
     if not low <= value <= high:  # also false for NaN
         raise InvalidArgument(f"must be from {low:,} to {high:,}, not {value:,}", field=field)
