@@ -29,7 +29,8 @@ from tests.server.images import (
     webp_of_size,
 )
 from vitrail.rpc.errors import InvalidArgument
-from vitrail.server.decode import MAX_PARTS, PILLOW_PIXELS, ImageLimits, check_jpeg, decode, thumbnail
+from vitrail.server.decode import ImageLimits, check_jpeg, decode, thumbnail
+from vitrail.server.formats.limits import MAX_PARTS, PILLOW_PIXELS
 
 LIMITS = ImageLimits()
 PICTURE = picture()
@@ -176,7 +177,9 @@ def test_refuses_truncated(name: str) -> None:
         pytest.param(b"GIF89a" + bytes(7) + b"!\xfe" + b"\1x" * MAX_PARTS, "blocks", id="gif-blocks"),
         pytest.param(tiff({273: (4, MAX_PARTS + 1, 8)}), "strips", id="tiff-strips"),
         pytest.param(
-            jpeg(Image.new("L", (2_000, 2_000)), progressive=True)[:-2] + b"\xff\xda\0\x08\1\1\0\0\x3f\0" * 9_000,
+            jpeg(Image.new("L", (2_000, 2_000)), progressive=True)[:-2]
+            + b"\xff\xda\0\x08\1\1\0\0\x3f\0" * 9_000
+            + b"\xff\xd9",
             "scans",
             id="jpeg-scans",
         ),
