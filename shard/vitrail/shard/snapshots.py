@@ -95,16 +95,17 @@ class Snapshots:
 
     async def _write(self, partition: Partition) -> None:
         """Write a partition, once it is published and verified."""
+        uid, name = partition.collection.uid, partition.collection.name
         try:
             published = await self._in(self._writer, partial(_published, partition))
         except (Mismatch, OSError) as error:
-            log.error("cannot write a snapshot", collection=partition.collection.name, why=str(error))
+            self._tried_at[uid] = time.monotonic()
+            log.error("cannot write a snapshot", collection=name, why=str(error))
             return
-        if published is None:
-            return
-        self._tried_at[partition.collection.uid] = time.monotonic()
-        send = partial(self._send, partition.collection.uid, published)
-        await self._counted("written", "cannot write a snapshot", send, collection=partition.collection.name)
+        if published is not None:
+            self._tried_at[uid] = time.monotonic()
+            send = partial(self._send, uid, published)
+            await self._counted("written", "cannot write a snapshot", send, collection=name)
 
     async def _counted(self, what: str, failure: str, work: Callable[[], bool], **where: str) -> bool:
         """Work in the thread for it; returns whether it did something."""
