@@ -34,10 +34,15 @@ TESTED = {
         "it starts from the snapshot and follows from there; what is damaged is never opened",
         "tests/e2e/test_snapshots.py",
     ),
+    "disk full": (
+        "a shard that may write no further, as on a full disk",
+        "it answers, says why it is behind, and catches up",
+        "tests/e2e/test_full_disk.py",
+    ),
     "wrong content": (
-        "two shards that claim the same place with different content, and one of its own that differs from the store",
+        "two shards that claim the same place with different content",
         "detected by digest, left out, rebuilt",
-        "tests/server/test_quarantine.py",
+        "tests/e2e/test_digests.py",
     ),
 }
 """Rows that tests of the suite show: what is done, what is promised, and where."""

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tests.e2e.parts import Parts, wait_serving
-from tests.e2e.running import wait_applied
+from tests.e2e.running import eventually, wait_applied
 from tests.long.table import Row, counted
 from vitrail.client import Client, Record
 from vitrail.rpc.channel import CLIENT_OPTIONS
@@ -20,7 +20,7 @@ from vitrail.rpc.digests import digest
 from vitrail.rpc.slots import SLOTS
 from vitrail.v1.log_pb2 import FollowRequest
 from vitrail.v1.log_pb2_grpc import LogServiceStub
-from vitrail.v1.shard_pb2 import GetDigestsRequest
+from vitrail.v1.shard_pb2 import GetDigestsRequest, GetDigestsResponse
 from vitrail.v1.shard_pb2_grpc import ShardServiceStub
 
 NAME, DIMENSION, TRAIN_AT = "c", 16, 5000
@@ -77,6 +77,7 @@ def mixed(directory: Path, operations: int, restarts: int, seed: int) -> Row:
             parts.start_layout(count)
         with Client(parts.address, timeout=60) as client:
             uid = client.create_collection(NAME, dimension=DIMENSION, train_at=TRAIN_AT).uid
+            client.set_shards(LAYOUTS[0])
             wait_serving(client, LAYOUTS[0])
             writing = Writing(parts.address, operations, seed)
             writing.start()
@@ -131,6 +132,16 @@ def _log(address: str, uid: int) -> Sums:
 
 def _held(address: str, uid: int) -> tuple[int, Sums]:
     """The first slot of a process, and the digest of each."""
+    found: list[GetDigestsResponse] = []
     with grpc.insecure_channel(address) as channel:
-        found = ShardServiceStub(channel).GetDigests(GetDigestsRequest(collection_uid=uid))
-    return found.slot_begin, np.frombuffer(found.sums, "<u8")
+        stub = ShardServiceStub(channel)
+
+        def tells() -> bool:
+            try:
+                found.append(stub.GetDigests(GetDigestsRequest(collection_uid=uid)))
+            except grpc.RpcError:  # it was started again, and has not heard from the log yet
+                return False
+            return True
+
+        eventually(tells)
+    return found[0].slot_begin, np.frombuffer(found[0].sums, "<u8")
