@@ -63,7 +63,8 @@ def main(memory: str, path: str, rows: str, *columns: str) -> None:
     except MemoryError:
         sys.exit(f"it takes more than {int(memory):,} bytes to decode")
     except Exception as error:  # whatever Arrow raises on hostile bytes
-        sys.exit(" ".join(str(error).split()) or type(error).__name__)
+        # Short, since it is read only after all of the other pipe.
+        sys.exit(" ".join(str(error).split())[:1000] or type(error).__name__)
 
 
 def _batches(file: pq.ParquetFile, rows: int, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:

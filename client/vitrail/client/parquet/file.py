@@ -1,5 +1,6 @@
 """A file to import: what its footer says is checked before a row of it is read."""
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -129,8 +130,8 @@ def _definition(schema: pa.Schema) -> Collection | None:
 
 
 def _checked(schema: pa.Schema) -> pa.Schema:
-    for name in schema.names:
-        if schema.names.count(name) > 1:
+    for name, count in Counter(schema.names).items():
+        if count > 1:
             raise InvalidArgument("the file has two columns of this name", field=name)
     for name in REQUIRED:
         if name not in schema.names:
