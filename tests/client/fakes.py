@@ -97,6 +97,7 @@ class Fake(grpc.GenericRpcHandler):
             attributes=request.attributes,
             train_at=request.train_at,
             thumbnails=request.thumbnails,
+            keep_images=request.keep_images,
             index=request.index,
         )
         self.collections[request.name] = made

@@ -97,6 +97,7 @@ def seen(fake: Fake, name: str) -> dict[str, Any]:
 
 async def test_a_round_trip_is_complete(client: Any, filled: Fake, file: Path) -> None:
     """Vectors bit for bit, every attribute with its type, what is absent, and how the collection was defined."""
+    filled.collections["c"].keep_images = True
     filled.page = 3
     report = await client.export("c", file, progress=True)
     assert (report.records, report.bytes) == (4, size(file))
@@ -107,7 +108,7 @@ async def test_a_round_trip_is_complete(client: Any, filled: Fake, file: Path) -
     assert before["all"][1] == ALL
     assert type(after["integer"][1]["f"]) is float
     made, definition = filled.collections["d"], filled.collections["c"]
-    for field in ("dimension", "metric", "attributes", "train_at", "thumbnails", "embedder", "space"):
+    for field in ("dimension", "metric", "attributes", "train_at", "thumbnails", "keep_images", "embedder", "space"):
         assert getattr(made, field) == getattr(definition, field)
 
 
@@ -497,6 +498,15 @@ async def test_an_export_that_fails_leaves_what_was_there(client: Any, filled: F
         await client.export("c", file.parent)
     with pytest.raises(FileNotFoundError):
         await client.export("c", file.parent / "missing" / "c.parquet")
+
+
+async def test_a_version_with_pending_vectors_is_no_backup(client: Any, filled: Fake, file: Path) -> None:
+    """It says what to do: another try would not help."""
+    filled.records["c"]["none"].vector.Clear()
+    filled.records["c"]["none"].pending = True
+    with pytest.raises(FailedPrecondition, match="'none' has no vector yet in this version: fill it first"):
+        await client.export("c", file)
+    assert names(file.parent) == []
 
 
 async def test_an_export_that_is_cancelled_leaves_nothing(filled: Fake, file: Path) -> None:

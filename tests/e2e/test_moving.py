@@ -91,7 +91,17 @@ def test_photos_move_to_another_server_whole(
         assert all(thumbnail and thumbnail.startswith(b"\xff\xd8") for thumbnail in thumbnails)
         assert other.get(name, "real/coffee.jpg").attributes == every
         before, after = client.get_collection(name), other.get_collection(name)
-        for field in ("dimension", "metric", "embedder", "space", "attributes", "train_at", "thumbnails", "index"):
+        for field in (
+            "dimension",
+            "metric",
+            "embedder",
+            "space",
+            "attributes",
+            "train_at",
+            "thumbnails",
+            "keep_images",
+            "index",
+        ):
             assert getattr(after, field) == getattr(before, field)
         report = other.index(name, folder)
         assert (report.indexed, report.skipped) == (0, len(photos()))

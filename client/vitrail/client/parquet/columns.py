@@ -95,6 +95,8 @@ def _array(values: Any, kind: pa.DataType) -> pa.Array:
 
 def _vectors(records: Sequence[Record], dimension: int) -> pa.Array:
     for record in records:
+        if record.pending:
+            raise FailedPrecondition(f"record {record.id!r} has no vector yet in this version: fill it first")
         if len(record.vector.data) != dimension * FLOAT32.itemsize:
             raise FailedPrecondition(f"record {record.id!r} has no vector of {dimension} dimensions: export it again")
     data = pa.py_buffer(b"".join(record.vector.data for record in records))

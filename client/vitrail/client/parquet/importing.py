@@ -125,6 +125,7 @@ def _create(name: str, definition: Collection) -> Operation[Collection]:
         attributes=definition.attributes,
         train_at=definition.train_at,
         thumbnails=definition.thumbnails,
+        keep_images=definition.keep_images,
         index=definition.index if definition.HasField("index") else None,
     )
     made: Collection = (yield from send(CREATE_COLLECTION, request)).collection
