@@ -1,13 +1,18 @@
-"""The record log, served to shards: passes over each collection, a checkpoint when one is complete, for ever."""
+"""The record log, served to shards: passes over each collection, a checkpoint when one is complete, for ever.
 
-from collections.abc import AsyncIterator, Mapping, Set
+A follower that was not told of a tombstone before it was purged may hold a record that is gone. So each page says, in
+its own snapshot, up to where tombstones were purged, and whether it knows what the follower was told before; where that
+is not enough, the follower is told to forget everything and is sent it again.
+"""
+
+from collections.abc import AsyncIterator, Set
 
 from vitrail.rpc.errors import InvalidArgument, Unavailable
 from vitrail.rpc.server import Context
 from vitrail.rpc.slots import SLOTS
 from vitrail.server import metrics
 from vitrail.server.journal import Journal
-from vitrail.server.store import Page
+from vitrail.server.store import Heads, Page
 from vitrail.v1.log_pb2 import Catalog, Cursor, FollowRequest, FollowResponse, Reset
 from vitrail.v1.log_pb2_grpc import LogServiceServicer
 
@@ -36,9 +41,6 @@ class LogService(LogServiceServicer):
     async def _follow(
         self, slots: tuple[int, int], places: dict[int, Cursor], without: Set[int]
     ) -> AsyncIterator[FollowResponse]:
-        for uid in await self._lost(places):
-            places.pop(uid)
-            yield FollowResponse(reset=Reset(collection_uid=uid))
         catalog_seq, told = -1, set[int]()
         while not self._journal.news.ended:
             news = self._journal.news.listen()
@@ -51,13 +53,8 @@ class LogService(LogServiceServicer):
             for collection in collections:
                 if collection.uid in without:
                     continue
-                place = places.get(collection.uid)
                 # Once where there is nothing new, too: a follower cannot know otherwise that it has caught up.
-                if (
-                    place is None
-                    or collection.uid not in told
-                    or place.seq != heads.collections.get(collection.uid, (0, 0))[1]
-                ):
+                if collection.uid not in told or _is_news(heads, places.get(collection.uid), collection.uid):
                     told.add(collection.uid)
                     async for event in self._pass(collection.uid, collection.dimension, slots, places):
                         yield event
@@ -68,23 +65,59 @@ class LogService(LogServiceServicer):
     ) -> AsyncIterator[FollowResponse]:
         """Send rows page by page; the page that comes back short completes a snapshot, which the checkpoint names."""
         limit = min(MAX_PAGE_ROWS, max(1, PAGE_BYTES // (4 * dimension)))
-        after = places[uid].seq if uid in places else 0
+        told = Told(places.get(uid))
         while True:
-            page = await self._journal.read(self._journal.store.page, uid, slots, after, limit)
+            page = await self._journal.read(self._journal.store.page, uid, slots, told.after, limit, told.place)
             if page is None:
                 return
+            if not told.suffices(page):
+                yield FollowResponse(reset=Reset(collection_uid=uid))
+                places.pop(uid, None)
+                told = Told(None)
+                continue
+            told.take(page)
             if page.rows:
-                after = page.rows[-1].seq
                 yield _rows(page)
             if len(page.rows) < limit:
                 places[uid] = page.head
                 yield FollowResponse(checkpoint=page.head)
                 return
 
-    async def _lost(self, places: Mapping[int, Cursor]) -> list[int]:
-        """The collections of cursors that the store does not know."""
-        store = self._journal.store
-        return [uid for uid, cursor in places.items() if not await self._journal.read(store.knows, cursor)]
+
+class Told:
+    """What a follower has been told of one collection, in a pass from where it was complete."""
+
+    def __init__(self, complete: Cursor | None) -> None:
+        """Begin a pass.
+
+        Args:
+            complete: Where it was; None where it holds nothing. One that is at 0 may hold something: what it was sent
+                of a pass that broke off.
+        """
+        self.complete = complete
+        self.place = complete
+        """The head of the latest page: the next one must be of a history that has it."""
+        self.after = complete.seq if complete else 0
+        """The last row that it was sent."""
+        self._gone = self.after
+        """What was deleted up to here it does not hold."""
+
+    def suffices(self, page: Page) -> bool:
+        """Whether it can go on with a page, or may hold what this one can no longer say is gone."""
+        if self.place is None:  # it holds nothing, and what is gone by now it will never be sent
+            self._gone = page.head.seq
+        return page.knows_place and page.purged <= max(self._gone, self.after)
+
+    def take(self, page: Page) -> None:
+        self.place = page.head
+        if page.rows:
+            self.after = page.rows[-1].seq
+
+
+def _is_news(heads: Heads, place: Cursor | None, uid: int) -> bool:
+    """Whether a collection's log no longer ends where a follower is."""
+    here = heads.collections.get(uid, (0, 0))[1], heads.marks.get(uid, 0)
+    return place is None or here != (place.seq, place.mark)
 
 
 def _rows(page: Page) -> FollowResponse:

@@ -9,7 +9,10 @@ A row holds the current state of a record together with its latest `seq`, so the
 - `page` reads rows and the head in one snapshot. Rows move forward when they are written again, so a follower that
   pages on from the last `seq` that it saw misses nothing, and once a page comes back short, what it holds is the
   snapshot of that page, complete up to its head.
-- A cursor whose mark is not found was given out by a history that this store does not share: it went back in time.
+- A cursor whose mark is not found was given out by a history that this store does not share (it went back in time),
+  or longer ago than it remembers.
+- Tombstones are purged in the order of `seq`, and the collection's row says up to where. Who was not told of them by
+  then may hold records that are gone, and must build anew.
 
 On SQLite one process at a time opens the store, one thread of it writes, any number read. On PostgreSQL any number of
 processes do all of it.
@@ -36,6 +39,8 @@ from vitrail.v1.types_pb2 import Value
 IDS_A_QUERY = 500
 # When to write again where another version serves: all coordinators know it by then.
 AGAIN_SECONDS = 0.1
+# Tombstones, or marks, that one transaction deletes: others wait for it.
+PURGE_ROWS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,10 +115,14 @@ class LogRow(NamedTuple):
 
 
 class Page(NamedTuple):
-    """Rows of the log in the order of `seq`, and the head, from one snapshot."""
+    """Rows of the log in the order of `seq`, and what the log is like, from one snapshot."""
 
     head: Cursor
     rows: Sequence[LogRow]
+    purged: int
+    """Every tombstone up to here is gone."""
+    knows_place: bool
+    """Whether the reader's place was given out by this store's own history."""
 
 
 class Heads(NamedTuple):
@@ -121,6 +130,8 @@ class Heads(NamedTuple):
 
     catalog_seq: int
     collections: dict[int, tuple[int, int]]
+    marks: dict[int, int]
+    """Beside each last `seq`."""
 
 
 class Store:
@@ -262,15 +273,27 @@ class Store:
 
     def heads(self) -> Heads:
         """How far everything is, at one moment."""
-        query = sa.select(collections.c.uid, collections.c.records, collections.c.seq)
+        c = collections.c
         with self._database.snapshot() as connection:
             catalog_seq = connection.execute(sa.select(catalog.c.seq)).scalar_one()
-            return Heads(catalog_seq, {uid: (count, seq) for uid, count, seq in connection.execute(query)})
+            rows = connection.execute(sa.select(c.uid, c.records, c.seq, c.mark)).all()
+        counts = {row.uid: (row.records, row.seq) for row in rows}
+        return Heads(catalog_seq, counts, {row.uid: row.mark for row in rows})
 
     # The log.
 
-    def page(self, uid: int, slots: tuple[int, int], after: int, limit: int) -> Page | None:
-        """The next rows of some slots, and the head; None where the collection is gone."""
+    def page(
+        self, uid: int, slots: tuple[int, int], after: int, limit: int, place: Cursor | None = None
+    ) -> Page | None:
+        """The next rows of some slots, and the head; None where the collection is gone.
+
+        Args:
+            uid: Of the collection.
+            slots: From the first up to and without the second.
+            after: Rows after this `seq`.
+            limit: So many at most.
+            place: A head that the reader was given before.
+        """
         c = records.c
         query = (
             sa.select(c.id, c.seq, c.slot, c.deleted, c.vector, c.attributes)
@@ -278,21 +301,66 @@ class Store:
             .order_by(c.seq)
             .limit(limit)
         )
-        head = sa.select(collections.c.seq, collections.c.mark).filter_by(uid=uid)
+        state = sa.select(collections.c.seq, collections.c.mark, collections.c.purged).filter_by(uid=uid)
         with self._database.snapshot() as connection:
-            place = connection.execute(head).first()
-            if place is None:
+            found = connection.execute(state).first()
+            if found is None:
                 return None
             rows = [_log_row(LogRow(*row)) for row in connection.execute(query)]
-        return Page(Cursor(collection_uid=uid, seq=place.seq, mark=place.mark), rows)
+            knows_place = place is None or _knows(connection, place)
+        head = Cursor(collection_uid=uid, seq=found.seq, mark=found.mark)
+        return Page(head, rows, found.purged, knows_place)
 
     def knows(self, cursor: Cursor) -> bool:
-        """Whether a cursor was given out by this store's own history."""
-        if cursor.seq == 0:
-            return True
-        query = sa.select(commits.c.mark).filter_by(collection_uid=cursor.collection_uid, seq=cursor.seq)
+        """Whether a cursor was given out by this store's own history, and not too long ago."""
         with self._database.transaction() as connection:
-            return connection.execute(query).scalar() == cursor.mark
+            return _knows(connection, cursor)
+
+    # Deleting for good.
+
+    def end_at(self, uid: int, moment: int) -> int:
+        """The `seq` at which a collection's log ended at a moment, in microseconds since 1970, as far as is known."""
+        c = commits.c
+        later = sa.select(c.seq).where(c.collection_uid == uid, c.committed_at >= moment).order_by(c.seq).limit(1)
+        with self._database.transaction() as connection:
+            first = connection.execute(later).scalar()
+            ended = sa.select(sa.func.max(c.seq)).where(c.collection_uid == uid)
+            return connection.execute(ended if first is None else ended.where(c.seq < first)).scalar() or 0
+
+    def purge(self, uid: int, up_to: int) -> bool:
+        """Delete tombstones up to a `seq`, some at a time. Returns whether there are more."""
+        c = records.c
+        tombstones = sa.and_(c.collection_uid == uid, c.deleted)
+        with self._database.transaction() as connection:
+            version = _of(uid, versions.lock_all(connection, [uid]).get(uid, []))
+            if version is None:
+                return False
+            up_to = min(up_to, version.seq)
+            if connection.execute(sa.select(collections.c.purged).filter_by(uid=uid)).scalar_one() >= up_to:
+                return False
+            numbers = sa.select(c.seq).where(tombstones, c.seq <= up_to).order_by(c.seq)
+            last = connection.execute(numbers.offset(PURGE_ROWS - 1).limit(1)).scalar()
+            reached = up_to if last is None else last
+            connection.execute(records.delete().where(tombstones, c.seq <= reached))
+            connection.execute(collections.update().filter_by(uid=uid).values(purged=reached))
+            return reached < up_to
+
+    def forget_marks(self, uid: int, before: int) -> bool:
+        """Delete the marks of places before a `seq`, some at a time. Returns whether there are more."""
+        c = commits.c
+        numbers = sa.select(c.seq).where(c.collection_uid == uid, c.seq < before).order_by(c.seq)
+        with self._database.transaction() as connection:
+            last = connection.execute(numbers.offset(PURGE_ROWS - 1).limit(1)).scalar()
+            reached = before - 1 if last is None else last
+            connection.execute(commits.delete().where(c.collection_uid == uid, c.seq <= reached))
+            return last is not None
+
+
+def _knows(connection: sa.Connection, cursor: Cursor) -> bool:
+    if cursor.seq == 0:
+        return True
+    query = sa.select(commits.c.mark).filter_by(collection_uid=cursor.collection_uid, seq=cursor.seq)
+    return bool(connection.execute(query).scalar() == cursor.mark)
 
 
 def _write(connection: sa.Connection, write: Write, found: Sequence[Version]) -> Written | NotFound | Unavailable:

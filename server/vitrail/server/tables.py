@@ -14,6 +14,7 @@ collections = sa.Table(
     sa.Column("seq", sa.BigInteger, nullable=False, default=0),
     sa.Column("mark", sa.BigInteger, nullable=False, default=0),
     sa.Column("records", sa.BigInteger, nullable=False, default=0),
+    sa.Column("purged", sa.BigInteger, nullable=False, default=0),  # every tombstone up to here is gone
 )
 names = sa.Table(
     "names",
@@ -30,6 +31,7 @@ commits = sa.Table(
     sa.Column("collection_uid", sa.Integer, primary_key=True),
     sa.Column("seq", sa.BigInteger, primary_key=True),
     sa.Column("mark", sa.BigInteger, nullable=False),
+    sa.Column("committed_at", sa.BigInteger, nullable=False),  # microseconds since 1970
 )
 records = sa.Table(
     "records",

@@ -10,6 +10,7 @@ answered by another version than the one that was written to. Only what fills on
 """
 
 import secrets
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -89,7 +90,8 @@ def take_numbers(
         .where(collections.c.uid.in_([each.uid for each in of]))
         .values(seq=seq, mark=mark, records=collections.c.records + added)
     )
-    connection.execute(commits.insert(), [{"collection_uid": each.uid, "seq": seq, "mark": mark} for each in of])
+    place = {"seq": seq, "mark": mark, "committed_at": time.time_ns() // 1000}
+    connection.execute(commits.insert(), [{"collection_uid": each.uid, **place} for each in of])
     for each in of:
         each.seq = seq
     return first
