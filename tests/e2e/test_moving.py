@@ -99,7 +99,6 @@ def test_photos_move_to_another_server_whole(
             "attributes",
             "train_at",
             "thumbnails",
-            "keep_images",
             "index",
         ):
             assert getattr(after, field) == getattr(before, field)
