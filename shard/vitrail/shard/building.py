@@ -148,7 +148,7 @@ def run(job: Job) -> Result:
 
 def _trained(job: Job, vectors: Vectors, live: Rows, rows: int) -> TrainedFile | None:
     """The new index over the live rows, written to the job's directory."""
-    choices = job.choices.model_copy(update={"bytes_a_record": 0.0})
+    choices = job.choices.of_collection()
     if job.train:
         recipe = choose_recipe(len(live), job.dimension, job.choices)
         index, curve = train(vectors, live, recipe, job.metric, job.share)

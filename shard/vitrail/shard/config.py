@@ -1,7 +1,7 @@
 """What a shard is told when it starts, checked before anything runs. The environment is read here and nowhere else."""
 
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -27,6 +27,8 @@ class Config(BaseSettings):
     knows, or a directory; of one store and no other. Empty: nowhere."""
     index_bytes: int = Field(default=0, ge=0)
     """What all trained indexes together may take in RAM; codes are shortened to fit. 0 for no limit."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where trained indexes are searched: "auto" takes a GPU if there is one, "cuda" fails without."""
     host: str = "127.0.0.1"
     port: int = Field(default=50061, ge=0, le=65535)
     """0 takes a free one."""

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
+from vitrail.shard.device import Device, DeviceLists
 from vitrail.shard.files import Mismatch
 
 Metric = Literal["cosine", "inner_product", "euclidean"]
@@ -45,6 +46,11 @@ ID_BYTES = 8
 # A request for few hits still reranks as if for this many, since the best candidate by code is seldom the best.
 FEWEST_HITS = 10
 MAX_CANDIDATES = 4096
+# The codes that a GPU can search: of 8 bits a part, and so many bytes (faiss, gpu/impl/IVFPQ.cu).
+GPU_CODE_BYTES = (1, 2, 3, 4, 8, 12, 16, 20, 24, 28, 32, 40, 48, 56, 64, 96)
+# What searches work in, kept by each process: some dozens of queries at a time. Left alone faiss takes 1.5 GiB of a
+# GPU that several shards and an embedder may share; where this is too little it allocates more as it goes.
+GPU_SCRATCH_BYTES = 256 << 20
 
 
 class Choices(BaseModel):
@@ -57,6 +63,12 @@ class Choices(BaseModel):
     bits: int = 0
     bytes_a_record: float = 0.0
     """What the index may take in RAM for each record, its id included; 0 for no limit."""
+    for_gpu: bool = False
+    """Whether the shard has a GPU to search it."""
+
+    def of_collection(self) -> "Choices":
+        """What the collection asks for; what the shard has to offer apart."""
+        return self.model_copy(update={"bytes_a_record": 0.0, "for_gpu": False})
 
 
 class Recipe(BaseModel):
@@ -71,6 +83,10 @@ class Recipe(BaseModel):
     code_bytes: int
     reason: str
     """For people."""
+
+    @property
+    def fits_gpu(self) -> bool:
+        return self.bits == 8 and self.code_bytes in GPU_CODE_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +117,7 @@ def choose_recipe(records: int, dimension: int, choices: Choices | None = None) 
     components = choices.components or min(MAX_COMPONENTS, dimension)
     # PCA from fewer rows than twice its components fits noise.
     components = max(1, min(components, dimension, max(PLAIN_BELOW, records // 2)))
-    bits = choices.bits or 4
+    bits = choices.bits or (8 if choices.for_gpu else 4)
     if records < 1 << bits:  # faiss wants a row for each of the values that a part can take
         bits = 4
         why.append("too few for parts of 8 bits")
@@ -113,11 +129,15 @@ def choose_recipe(records: int, dimension: int, choices: Choices | None = None) 
         if affordable < parts:
             parts = max(1, affordable)
             why.append(f"codes cut to fit {choices.bytes_a_record:.0f} bytes a record in RAM")
+    if choices.for_gpu and bits == 8:
+        parts = max(size for size in GPU_CODE_BYTES if size <= parts)
+        why.append("codes that a GPU can search")
     components -= components % parts
     code_bytes = (parts * bits + 7) // 8
     why.append(f"{components} of {dimension} dimensions in {code_bytes} bytes: {parts} parts of {bits} bits")
     prefix = f"PCAR{components}," if components < dimension else ""
-    codes = f"PQ{parts}x4fs" if bits == 4 else f"PQ{parts}x{bits}"
+    # "np": without arranging the values of parts for polysemous search, which is nine tenths of the training.
+    codes = f"PQ{parts}x4fs" if bits == 4 else f"PQ{parts}x{bits}np"
     return Recipe(
         factory=f"{prefix}IVF{lists},{codes}", lists=lists, bits=bits, code_bytes=code_bytes, reason="; ".join(why)
     )
@@ -168,6 +188,11 @@ class Flat:
         scores, rows = self.index.search(queries, k, params=parameters)
         return _larger_is_better(scores, self.metric), rows
 
+    def among(self, queries: Floats, k: int, rows: Rows) -> tuple[Floats, Rows]:
+        """Find the k best of some rows int64 [n], gathered to lie side by side; as `search`."""
+        scores, places = Flat(np.ascontiguousarray(self._vectors[rows]), self.metric).search(queries, k)
+        return scores, np.where(places >= 0, np.append(rows, -1)[places], -1)
+
     def scores(self, query: Floats, rows: Rows) -> Floats:
         """Score float32 [d] against rows int64 [n]; float32 [n]."""
         vectors = self._vectors[rows].astype(np.float32)
@@ -192,9 +217,15 @@ class Trained:
 
     faiss allows many searches at once but none beside an `add`, so both hold one lock, each for a few milliseconds:
     callers cut their work into slices.
+
+    Where there is a device, a copy of it there proposes candidates; this one stays, for what the copy cannot do.
     """
 
-    def __init__(self, index: Any, recipe: Recipe, metric: Metric) -> None:
+    copy: DeviceLists | None = None
+    place: str = ""
+    """For people: where it is searched, if there is more to say than in RAM."""
+
+    def __init__(self, index: Any, recipe: Recipe, metric: Metric, device: Device | None = None) -> None:
         self.recipe = recipe
         self.metric = metric
         self.index = index
@@ -215,6 +246,11 @@ class Trained:
             self._best.add(centroids)
             self._lists.own_fields = False
             self._lists.quantizer = self._best
+        if device is not None and recipe.fits_gpu:
+            try:
+                self.copy, self.place = DeviceLists(device, self._lists, self._nearest), "searched by a GPU"
+            except RuntimeError as error:
+                self.leave_device(error)
 
     @classmethod
     def train(cls, sample: Floats, recipe: Recipe, metric: Metric) -> "Trained":
@@ -232,7 +268,7 @@ class Trained:
         return cls(index, recipe, metric)
 
     @classmethod
-    def load(cls, path: Path, recipe: Recipe, metric: Metric) -> "Trained":
+    def load(cls, path: Path, recipe: Recipe, metric: Metric, device: Device | None = None) -> "Trained":
         """Read what `save` wrote. The caller has checked its hash: faiss trusts what it reads.
 
         Raises:
@@ -241,9 +277,10 @@ class Trained:
         """
         path.open("rb").close()  # faiss does not tell a missing file from too many open ones
         try:
-            return cls(faiss.read_index(str(path)), recipe, metric)
+            index = faiss.read_index(str(path))
         except RuntimeError as error:
             raise Mismatch(f"{path} cannot be read: {error}") from error
+        return cls(index, recipe, metric, device)
 
     def save(self, path: Path) -> None:
         """Write to a file, beside searches; the caller adds nothing meanwhile.
@@ -258,13 +295,28 @@ class Trained:
 
     def add(self, vectors: Floats, rows: Rows) -> None:
         """Add float32 [n, d] under their row numbers int64 [n]."""
-        if self._transform is not None:
-            vectors = self._transform.apply(vectors)  # half of the work, and no search has to wait for it
+        vectors = self.transformed(vectors)  # half of the work, and no search has to wait for it
         with self.lock:
             self._lists.quantizer = self._nearest
             self._lists.add_with_ids(vectors, rows)
             self._lists.quantizer = self._best
             self.index.ntotal = self._lists.ntotal
+        if (copy := self.copy) is not None:
+            try:
+                copy.add(vectors, rows)
+            except RuntimeError as error:
+                self.leave_device(error)
+
+    def transformed(self, vectors: Floats) -> Floats:
+        """Vectors or queries float32 [n, d] as its lists know them, [n, components]."""
+        if self._transform is None:
+            return vectors
+        components: Floats = self._transform.apply(vectors)
+        return components
+
+    def leave_device(self, error: Exception) -> None:
+        """Go on in RAM alone, since the device failed: others may have taken its memory."""
+        self.copy, self.place = None, f"not searched by a GPU: {error}"
 
     def tune(self, queries: int) -> None:
         """Set what suits a search of so many queries; the caller holds the lock."""
@@ -296,6 +348,7 @@ class Reranked:
     def __init__(self, trained: Trained, flat: Flat, live: Bits) -> None:
         self._trained = trained
         self._flat = flat
+        self._live = live
         self._selector = _selector(live)
         self._parameters: dict[tuple[int, float], Any] = {}
         # Its constructor wants both to hold as many vectors, and `flat` has the tail's too.
@@ -306,6 +359,14 @@ class Reranked:
 
     def search(self, queries: Floats, k: int, setting: Setting) -> tuple[Floats, Rows]:
         """Find about the k best rows for float32 [q, d], scored exactly; as `Flat.search`."""
+        if self._trained.copy is not None:
+            rows = self.candidates(queries, setting.candidates(k), setting.nprobe)
+            found = [
+                self._flat.among(query[np.newaxis], k, proposed[proposed >= 0])
+                for query, proposed in zip(queries, rows, strict=True)
+            ]
+            scores, rows = (np.concatenate(parts) for parts in zip(*found, strict=True))
+            return scores, rows
         key = (setting.nprobe, setting.candidates(k) / k)
         parameters = self._parameters.get(key)
         if parameters is None:
@@ -318,6 +379,19 @@ class Reranked:
 
     def candidates(self, queries: Floats, count: int, nprobe: int) -> Rows:
         """What the trained index proposes before anything is compared exactly: rows int64 [q, count], -1 for none."""
+        copy = self._trained.copy
+        if copy is None:
+            return self._from_ram(queries, count, nprobe)
+        try:
+            rows, enough = copy.candidates(self._trained.transformed(queries), count, nprobe, self._live)
+        except RuntimeError as error:
+            self._trained.leave_device(error)
+            return self._from_ram(queries, count, nprobe)
+        if not enough.all():
+            rows[~enough] = self._from_ram(queries[~enough], count, nprobe)
+        return rows
+
+    def _from_ram(self, queries: Floats, count: int, nprobe: int) -> Rows:
         with self._trained.lock:
             self._trained.tune(len(queries))
             _, rows = self._trained.index.search(queries, count, params=self._base(nprobe))
@@ -329,6 +403,30 @@ class Reranked:
         if isinstance(self._trained.index, faiss.IndexPreTransform):
             return faiss.SearchParametersPreTransform(index_params=inverted)
         return inverted
+
+
+def find_device(wanted: Literal["auto", "cpu", "cuda"]) -> Device | None:
+    """The first GPU that faiss sees, or None where there is none or none is wanted.
+
+    Raises:
+        ValueError: One must be, and there is none.
+    """
+    if wanted == "cpu":
+        return None
+    if not faiss.get_num_gpus():
+        if wanted == "cuda":
+            raise ValueError("device: there is no GPU here that faiss can use")
+        return None
+    resources = faiss.StandardGpuResources()
+    resources.setTempMemory(GPU_SCRATCH_BYTES)
+    resources.setPinnedMemory(0)  # serves copies of more than 256 MiB at once
+
+    def copy(index: Any) -> Any:
+        options = faiss.GpuClonerOptions()
+        options.useFloat16 = isinstance(index, faiss.IndexIVFPQ)  # tables for codes of more than 48 bytes fit so only
+        return faiss.index_cpu_to_gpu(resources, 0, index, options)
+
+    return Device(copy)
 
 
 def use_one_thread() -> None:

@@ -20,7 +20,7 @@ from vitrail.rpc.process import (
 from vitrail.rpc.server import Server, wait_for_signal
 from vitrail.shard.config import Config
 from vitrail.shard.follow import Follower
-from vitrail.shard.index import use_one_thread
+from vitrail.shard.index import find_device, use_one_thread
 from vitrail.shard.life import Life
 from vitrail.shard.partitions import Partitions
 from vitrail.shard.service import ShardService
@@ -37,6 +37,7 @@ def run(config: Config) -> None:
 
     Raises:
         OSError: The data directory or a port is taken.
+        ValueError: There is no GPU where one must be.
     """
     die_with_parent()
     give_memory_back()
@@ -60,7 +61,8 @@ async def _serve(config: Config) -> None:
 
 
 async def _serve_partitions(config: Config, writer: ThreadPoolExecutor, channel: grpc.aio.Channel) -> None:
-    partitions = Partitions(config.data, config.slots, config.index_bytes)
+    device = find_device(config.device)
+    partitions = Partitions(config.data, config.slots, config.index_bytes, device)
     snapshots = Snapshots(config.snapshots, config.data, partitions, writer) if config.snapshots else None
     follower = Follower(partitions, channel, writer, snapshots)
     life = Life(partitions, writer, follower.rebuild)
@@ -70,7 +72,8 @@ async def _serve_partitions(config: Config, writer: ThreadPoolExecutor, channel:
     server.add(add_ShardServiceServicer_to_server, service, SERVICE)
     await server.set_serving(False)
     port = await server.start()
-    log.info("serving", address=f"{config.host}:{port}", slots=config.slots, metrics_port=metrics_port)
+    address = f"{config.host}:{port}"
+    log.info("serving", address=address, slots=config.slots, metrics_port=metrics_port, gpu=device is not None)
     tasks = [asyncio.create_task(work.run()) for work in (follower, life, snapshots) if work is not None]
     stopped = asyncio.create_task(wait_for_signal())
     ended = asyncio.wait([stopped, *tasks], return_when=asyncio.FIRST_COMPLETED)

@@ -26,6 +26,7 @@ from vitrail.rpc.digests import digest
 from vitrail.rpc.slots import SLOTS
 from vitrail.shard import manifest
 from vitrail.shard.bitmap import changed, count, rows_of
+from vitrail.shard.device import Device
 from vitrail.shard.digests import Held
 from vitrail.shard.documents import Document, IdMap
 from vitrail.shard.files import Mismatch, hash_file, is_damage, sync, verify, write_durably
@@ -107,7 +108,9 @@ class Partition:
     _table: Table
     _ids: IdMap | None
 
-    def __init__(self, directory: Path, collection: Collection, slots: tuple[int, int]) -> None:
+    def __init__(
+        self, directory: Path, collection: Collection, slots: tuple[int, int], device: Device | None = None
+    ) -> None:
         """Open what was published there last, or start empty.
 
         A directory that does not match its manifest, or belongs to other slots, is deleted: `rebuilt` says why.
@@ -118,6 +121,8 @@ class Partition:
         self.directory = directory
         self.collection = collection
         self.slots = slots
+        self.device = device
+        """Where copies of its index are searched."""
         self.metric = METRICS[collection.metric]
         self.dimension = collection.dimension
         self.building = ""
@@ -344,7 +349,7 @@ class Partition:
         trained, described = self.view.trained, self._trained
         if built.trained is not None:
             described = built.trained
-            trained = Trained.load(built.directory / described.file.name, described.recipe, self.metric)
+            trained = Trained.load(built.directory / described.file.name, described.recipe, self.metric, self.device)
             (built.directory / described.file.name).rename(self.directory / f"main-{name}")
             described = described.model_copy(
                 update={"version": name, "file": described.file.model_copy(update={"name": f"main-{name}"})}
@@ -474,7 +479,7 @@ class Partition:
         trained = None
         if self._trained is not None:
             path = verify(self.directory / self._trained.file.name, self._trained.file)
-            trained = Trained.load(path, self._trained.recipe, self.metric)
+            trained = Trained.load(path, self._trained.recipe, self.metric, self.device)
         self._table = Table(self.directory / published.table.directory, self.dimension, self.dtype, published.table)
         self.cursor = Cursor(collection_uid=self.collection.uid, seq=published.seq, mark=published.mark)
         self._published = self._state()

@@ -7,6 +7,7 @@ from pathlib import Path
 import structlog
 
 from vitrail.shard import manifest, metrics
+from vitrail.shard.device import Device
 from vitrail.shard.files import sync
 from vitrail.shard.partition import Partition
 from vitrail.v1.collection_pb2 import Collection
@@ -18,18 +19,22 @@ log = structlog.get_logger()
 class Partitions:
     """The partitions by collection uid. Written by one thread, read by any."""
 
-    def __init__(self, directory: Path, slots: tuple[int, int], index_bytes: int = 0) -> None:
+    def __init__(
+        self, directory: Path, slots: tuple[int, int], index_bytes: int = 0, device: Device | None = None
+    ) -> None:
         """Look for partitions in a directory.
 
         Args:
             directory: Where they are kept.
             slots: Of which slots.
             index_bytes: What all trained indexes together may take in RAM; 0 for no limit.
+            device: Where copies of trained indexes are searched.
         """
         self.slots = slots
         self.catalog_seq = 0
         self._directory = directory
         self._index_bytes = index_bytes
+        self._device = device
         self._partitions: dict[int, Partition] = {}
 
     def __iter__(self) -> Iterator[Partition]:
@@ -93,7 +98,7 @@ class Partitions:
             partition.close()
 
     def _open(self, collection: Collection) -> Partition:
-        partition = Partition(self._directory / str(collection.uid), collection, self.slots)
+        partition = Partition(self._directory / str(collection.uid), collection, self.slots, self._device)
         if partition.rebuilt:
             metrics.REBUILDS.inc()
             log.warning("deleted a partition that cannot be used", collection=collection.name, why=partition.rebuilt)

@@ -197,7 +197,7 @@ def _index_stats(partition: Partition) -> IndexStats:
     curve, trained = partition.curve, partition.trained
     if curve is not None and trained is not None and partition.view.trained is not None:
         setting = partition.setting()
-        stats.reason = trained.recipe.reason
+        stats.reason = "; ".join(filter(None, [trained.recipe.reason, partition.view.trained.place]))
         stats.rerank_factor = setting.rerank_factor
         stats.recall = curve.at(setting)
         stats.samples, stats.real_samples = curve.samples, curve.real_samples

@@ -82,10 +82,7 @@ class View:
         matching = count(passing)
         if matching > FEW:
             return Found(*self.all.search(queries, k, passing), exact=True, matching=matching)
-        chosen = rows_of(passing)
-        scores, places = Flat(np.ascontiguousarray(self.table.vectors[chosen]), self.metric).search(queries, k)
-        rows = np.where(places >= 0, np.append(chosen, -1)[places], -1)
-        return Found(scores, rows, exact=True, matching=matching)
+        return Found(*self.all.among(queries, k, rows_of(passing)), exact=True, matching=matching)
 
     def approximate(self, queries: Floats, k: int, setting: Setting, passing: Bits | None = None) -> Found:
         """Search the trained index, and the tail exactly, for float32 [q, d].

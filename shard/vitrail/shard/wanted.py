@@ -39,6 +39,7 @@ def wanted_build(partition: Partition, bytes_a_record: float = 0.0) -> Wanted | 
         code_bytes=options.code_bytes,
         bits=options.bits,
         bytes_a_record=bytes_a_record,
+        for_gpu=partition.device is not None,
     )
     why = _why_train(partition, choices)
     rows = partition.view.rows
@@ -57,11 +58,14 @@ def _why_train(partition: Partition, choices: Choices) -> str:
         return f"{records:,} records are enough to train on"
     if records >= RETRAIN_GROWTH * trained.trained_on:
         return f"{records:,} records have outgrown an index trained on {trained.trained_on:,}"
-    if choices.model_copy(update={"bytes_a_record": 0.0}) != trained.choices:
+    if choices.of_collection() != trained.choices:
         return "the collection asks for another index"
+    recipe = choose_recipe(records, partition.dimension, choices)
+    if choices.for_gpu and recipe.fits_gpu and not trained.recipe.fits_gpu:
+        return "the shard has a GPU, which cannot search this index"
     if (
         0 < choices.bytes_a_record < trained.recipe.code_bytes + ID_BYTES
-        and choose_recipe(records, partition.dimension, choices).code_bytes < trained.recipe.code_bytes
+        and recipe.code_bytes < trained.recipe.code_bytes
     ):
         return f"codes of {trained.recipe.code_bytes} bytes are more than the memory budget allows"
     return _drift(partition, trained)
