@@ -137,7 +137,7 @@ def test_wrong_definitions_are_refused(wrong: dict[str, Any], field: str) -> Non
     """What the wire would read as "not given", or could not carry, is refused and named."""
     given: dict[str, Any] = {
         "embedder": None, "dimension": None, "metric": "cosine", "attributes": None, "train_at": 100,
-        "thumbnails": False, "index": None, **wrong,
+        "thumbnails": False, "index": None, "keep_images": False, **wrong,
     }  # fmt: skip
     with pytest.raises(VitrailError) as refused:
         create_collection_request("a", **given)

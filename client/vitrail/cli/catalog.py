@@ -43,6 +43,9 @@ def create(
         int, typer.Option(min=1, help="Records of one shard from which on its index trains itself.")
     ] = 10_000,
     thumbnails: Annotated[bool, typer.Option("--thumbnails", help="Keep a small JPEG of each image.")] = False,
+    keep_images: Annotated[
+        bool, typer.Option("--keep-images", help="Keep the bytes of images, to fill other versions from.")
+    ] = False,
     attribute: Annotated[
         list[str] | None,
         typer.Option(help=f"As NAME:TYPE, any number of times; a type is one of {', '.join(TYPES)}."),
@@ -61,6 +64,7 @@ def create(
             attributes=types,
             train_at=train_at,
             thumbnails=thumbnails,
+            keep_images=keep_images,
         )
     _print([made], as_json)
 

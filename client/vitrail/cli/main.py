@@ -11,6 +11,7 @@ from vitrail.cli.search import search
 from vitrail.cli.shards import shards
 from vitrail.cli.stats import stats
 from vitrail.cli.up import up
+from vitrail.cli.versions import reembed, versions
 
 app = typer.Typer(
     help="An image search engine: photos in, the most similar photos out.",
@@ -25,6 +26,8 @@ app.command()(search)
 app.command()(export)
 app.command("import")(import_)
 app.command()(stats)
+app.command()(versions)
+app.command()(reembed)
 app.command()(shards)
 app.command()(bench)
 app.add_typer(catalog.app, name="collections")

@@ -17,6 +17,7 @@ from vitrail.client.models import (
     DeleteResult,
     ExportReport,
     FileError,
+    FillReport,
     Hit,
     ImportReport,
     IndexInfo,
@@ -34,6 +35,7 @@ from vitrail.client.models import (
     StoredRecord,
     Timings,
     UpsertResult,
+    Version,
 )
 from vitrail.rpc.errors import (
     AlreadyExists,
@@ -60,6 +62,7 @@ __all__ = [
     "ExportReport",
     "FailedPrecondition",
     "FileError",
+    "FillReport",
     "Hit",
     "ImportReport",
     "IndexInfo",
@@ -81,5 +84,6 @@ __all__ = [
     "Timings",
     "Unavailable",
     "UpsertResult",
+    "Version",
     "VitrailError",
 ]

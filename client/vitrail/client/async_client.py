@@ -14,6 +14,7 @@ from google.protobuf.message import Message
 from vitrail.client import operations, requests
 from vitrail.client.calls import Call, Done, Method, Operation, advance
 from vitrail.client.client import Client
+from vitrail.client.filling import fill
 from vitrail.client.images import ImageLike
 from vitrail.client.models import (
     AttributeType,
@@ -23,6 +24,7 @@ from vitrail.client.models import (
     DeleteResult,
     Example,
     ExportReport,
+    FillReport,
     ImportReport,
     Included,
     IndexOptions,
@@ -34,6 +36,7 @@ from vitrail.client.models import (
     Shards,
     StoredRecord,
     UpsertResult,
+    Version,
 )
 from vitrail.client.requests import SearchOptions
 from vitrail.client.retries import Retries
@@ -87,11 +90,12 @@ class AsyncClient:
         train_at: int = 10_000,
         thumbnails: bool = False,
         index: IndexOptions | None = None,
+        keep_images: bool = False,
         exist_ok: bool = False,
     ) -> Collection:
         """See `Client.create_collection`."""
         request = requests.create_collection_request(
-            name, embedder, dimension, metric, attributes, train_at, thumbnails, index
+            name, embedder, dimension, metric, attributes, train_at, thumbnails, index, keep_images
         )
         return await self._run(operations.create_collection(request, exist_ok))
 
@@ -111,14 +115,47 @@ class AsyncClient:
         thumbnails: bool | None = None,
         attributes: Mapping[str, AttributeType] | None = None,
         index: IndexOptions | None = None,
+        keep_images: bool | None = None,
     ) -> Collection:
         """See `Client.update_collection`."""
-        request = requests.update_collection_request(name, train_at, thumbnails, attributes, index)
+        request = requests.update_collection_request(name, train_at, thumbnails, attributes, index, keep_images)
         return await self._run(operations.update_collection(request))
 
     async def delete_collection(self, name: str) -> None:
         """See `Client.delete_collection`."""
         await self._run(operations.delete_collection(name))
+
+    async def create_version(
+        self,
+        name: str,
+        *,
+        embedder: str | None = None,
+        dimension: int | None = None,
+        metric: Metric | None = None,
+        train_at: int | None = None,
+        index: IndexOptions | None = None,
+    ) -> Collection:
+        """See `Client.create_version`."""
+        request = requests.create_version_request(name, embedder, dimension, metric, train_at, index)
+        return await self._run(operations.create_version(request))
+
+    async def versions(self, name: str) -> Sequence[Version]:
+        """See `Client.versions`."""
+        return await self._run(operations.versions(name))
+
+    async def activate_version(self, name: str, version: int, *, timeout: float | None = None) -> Collection:
+        """See `Client.activate_version`."""
+        return await self._run(operations.activate_version(name, version), timeout)
+
+    async def delete_version(self, name: str, version: int) -> None:
+        """See `Client.delete_version`."""
+        await self._run(operations.delete_version(name, version))
+
+    async def fill(
+        self, name: str, folder: str | os.PathLike[str] | None = None, *, timeout: float | None = None
+    ) -> FillReport:
+        """See `Client.fill`."""
+        return await self._run(fill(name, folder), timeout, in_thread=True)
 
     async def upsert(
         self,
@@ -135,21 +172,24 @@ class AsyncClient:
         operation = operations.upsert(name, records, ids, vectors, attributes, space)
         return await self._run(operation, timeout, in_thread=True)
 
-    async def get(self, name: str, id: str, *, timeout: float | None = None) -> StoredRecord:
+    async def get(
+        self, name: str, id: str, *, include: Iterable[Literal["image"]] = (), timeout: float | None = None
+    ) -> StoredRecord:
         """See `Client.get`."""
-        return await self._run(operations.get(name, id), timeout)
+        return await self._run(operations.get(name, id, include), timeout)
 
     async def list(
         self,
         name: str,
         *,
         include: Iterable[Literal["vector", "thumbnail"]] = (),
+        pending: bool = False,
         timeout: float | None = None,
     ) -> AsyncIterator[StoredRecord]:
         """See `Client.list`; use it with `async for`."""
         token, more = "", True
         while more:
-            records, token = await self._run(operations.list_page(name, token, include), timeout)
+            records, token = await self._run(operations.list_page(name, token, include, pending), timeout)
             for record in records:
                 yield record
             more = bool(token)

@@ -61,6 +61,7 @@ BATCH_SEARCH = Method("/vitrail.v1.SearchService/BatchSearch", search_pb2.BatchS
 UPSERT = Method("/vitrail.v1.RecordService/UpsertRecords", record_pb2.UpsertRecordsResponse)
 GET_RECORD = Method("/vitrail.v1.RecordService/GetRecord", record_pb2.GetRecordResponse)
 LIST_RECORDS = Method("/vitrail.v1.RecordService/ListRecords", record_pb2.ListRecordsResponse)
+FILL = Method("/vitrail.v1.RecordService/FillRecords", record_pb2.FillRecordsResponse)
 DELETE = Method("/vitrail.v1.RecordService/DeleteRecords", record_pb2.DeleteRecordsResponse)
 
 SHARDS = Method("/vitrail.v1.ClusterService/GetShards", cluster_pb2.GetShardsResponse)
@@ -72,4 +73,8 @@ GET_COLLECTION = Method(f"{_COLLECTIONS}/GetCollection", collection_pb2.GetColle
 LIST_COLLECTIONS = Method(f"{_COLLECTIONS}/ListCollections", collection_pb2.ListCollectionsResponse)
 UPDATE_COLLECTION = Method(f"{_COLLECTIONS}/UpdateCollection", collection_pb2.UpdateCollectionResponse)
 DELETE_COLLECTION = Method(f"{_COLLECTIONS}/DeleteCollection", collection_pb2.DeleteCollectionResponse)
+CREATE_VERSION = Method(f"{_COLLECTIONS}/CreateVersion", collection_pb2.CreateVersionResponse)
+LIST_VERSIONS = Method(f"{_COLLECTIONS}/ListVersions", collection_pb2.ListVersionsResponse)
+ACTIVATE_VERSION = Method(f"{_COLLECTIONS}/ActivateVersion", collection_pb2.ActivateVersionResponse)
+DELETE_VERSION = Method(f"{_COLLECTIONS}/DeleteVersion", collection_pb2.DeleteVersionResponse)
 STATS = Method(f"{_COLLECTIONS}/GetCollectionStats", collection_pb2.GetCollectionStatsResponse)

@@ -13,6 +13,7 @@ from google.protobuf.message import Message
 
 from vitrail.client import operations, requests
 from vitrail.client.calls import Call, Done, Method, Operation, advance
+from vitrail.client.filling import fill
 from vitrail.client.folder import index_folder
 from vitrail.client.images import ImageLike
 from vitrail.client.models import (
@@ -23,6 +24,7 @@ from vitrail.client.models import (
     DeleteResult,
     Example,
     ExportReport,
+    FillReport,
     ImportReport,
     Included,
     IndexOptions,
@@ -34,6 +36,7 @@ from vitrail.client.models import (
     Shards,
     StoredRecord,
     UpsertResult,
+    Version,
 )
 from vitrail.client.requests import SearchOptions
 from vitrail.client.retries import Retries
@@ -96,6 +99,7 @@ class Client:
         train_at: int = 10_000,
         thumbnails: bool = False,
         index: IndexOptions | None = None,
+        keep_images: bool = False,
         exist_ok: bool = False,
     ) -> Collection:
         """Create a collection.
@@ -110,13 +114,14 @@ class Client:
             train_at: Live records of one shard from which on its partition trains itself.
             thumbnails: Keep a small JPEG of each image, to be returned with hits.
             index: What is not to be left to the partitions to choose about their index.
+            keep_images: Keep the bytes of images in the store, so that another version can be filled from them.
             exist_ok: Return a collection of that name, whatever it is like, where there is one.
 
         Raises:
             AlreadyExists: There is one of that name.
         """
         request = requests.create_collection_request(
-            name, embedder, dimension, metric, attributes, train_at, thumbnails, index
+            name, embedder, dimension, metric, attributes, train_at, thumbnails, index, keep_images
         )
         return self._run(operations.create_collection(request, exist_ok))
 
@@ -136,17 +141,79 @@ class Client:
         thumbnails: bool | None = None,
         attributes: Mapping[str, AttributeType] | None = None,
         index: IndexOptions | None = None,
+        keep_images: bool | None = None,
     ) -> Collection:
         """Change what is given; attributes are added to the schema.
 
         `index` replaces what was given before as a whole, and is built into the index at its next training.
+        Images are kept from now on; where they are not to be, those that were kept are deleted.
         """
-        request = requests.update_collection_request(name, train_at, thumbnails, attributes, index)
+        request = requests.update_collection_request(name, train_at, thumbnails, attributes, index, keep_images)
         return self._run(operations.update_collection(request))
 
     def delete_collection(self, name: str) -> None:
         """Delete a collection and all its records."""
         self._run(operations.delete_collection(name))
+
+    def create_version(
+        self,
+        name: str,
+        *,
+        embedder: str | None = None,
+        dimension: int | None = None,
+        metric: Metric | None = None,
+        train_at: int | None = None,
+        index: IndexOptions | None = None,
+    ) -> Collection:
+        """Make another version of a collection, in another embedding space, beside the one that serves.
+
+        It has the same records; their vectors are pending until `fill` makes them, or `upsert` brings them (see
+        `Record.fills`). From then on what is written or deleted by the name is committed to all versions at once.
+        "name@2" names the second version, to search it before it serves, wherever a collection is named.
+
+        Args:
+            name: Of the collection.
+            embedder: As in `create_collection`.
+            dimension: As in `create_collection`.
+            metric: That of the version that serves where not given; so is `train_at`.
+            train_at: Live records of one shard from which on its partition trains itself.
+            index: What is not to be left to the partitions to choose about their index.
+        """
+        request = requests.create_version_request(name, embedder, dimension, metric, train_at, index)
+        return self._run(operations.create_version(request))
+
+    def versions(self, name: str) -> Sequence[Version]:
+        """See all versions of a collection, and how many of their vectors are pending."""
+        return self._run(operations.versions(name))
+
+    def activate_version(self, name: str, version: int, *, timeout: float | None = None) -> Collection:
+        """Have the name of a collection stand for another version from now on.
+
+        Both are written to all the while, so that it can be taken back.
+
+        Raises:
+            FailedPrecondition: Vectors of it are pending.
+            Unavailable: The shards did not apply its log within the timeout.
+        """
+        return self._run(operations.activate_version(name, version), timeout)
+
+    def delete_version(self, name: str, version: int) -> None:
+        """Delete a version of a collection that does not serve."""
+        self._run(operations.delete_version(name, version))
+
+    def fill(
+        self, name: str, folder: str | os.PathLike[str] | None = None, *, timeout: float | None = None
+    ) -> FillReport:
+        """Make the pending vectors of a version: from the images that the collection keeps, or from a folder.
+
+        Goes on until a round fills none, so that it takes in what is written meanwhile.
+
+        Args:
+            name: Of the collection, with the version: "clothes@2".
+            folder: Where the images are, under the ids of their records, as `index` gives them.
+            timeout: Seconds for each call, instead of the client's.
+        """
+        return self._run(fill(name, folder), timeout)
 
     def upsert(
         self,
@@ -175,19 +242,22 @@ class Client:
         """
         return self._run(operations.upsert(name, records, ids, vectors, attributes, space), timeout)
 
-    def get(self, name: str, id: str, *, timeout: float | None = None) -> StoredRecord:
-        """Get one record, with its vector.
+    def get(
+        self, name: str, id: str, *, include: Iterable[Literal["image"]] = (), timeout: float | None = None
+    ) -> StoredRecord:
+        """Get one record, with its vector; "image" in `include` gives the bytes that the collection keeps.
 
         Raises:
             NotFound: There is no such collection or record.
         """
-        return self._run(operations.get(name, id), timeout)
+        return self._run(operations.get(name, id, include), timeout)
 
     def list(
         self,
         name: str,
         *,
         include: Iterable[Literal["vector", "thumbnail"]] = (),
+        pending: bool = False,
         timeout: float | None = None,
     ) -> Iterator[StoredRecord]:
         """Go through all records by id, ascending, a page at a time.
@@ -195,11 +265,12 @@ class Client:
         Args:
             name: Of the collection.
             include: "vector" and "thumbnail", which are not sent otherwise.
+            pending: Only those whose vector is still to be made.
             timeout: Seconds for each page, instead of the client's.
         """
         token, more = "", True
         while more:
-            records, token = self._run(operations.list_page(name, token, include), timeout)
+            records, token = self._run(operations.list_page(name, token, include, pending), timeout)
             yield from records
             more = bool(token)
 

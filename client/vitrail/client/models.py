@@ -37,6 +37,8 @@ class Record:
         vector: [d] of any numeric type, for collections whose callers bring vectors.
         attributes: They replace those of an earlier record of this id.
         uri: Where the original is, for people and programs to find it.
+        fills: The `seq` of a pending record: it gets the vector in the version that is named, and nothing else of
+            it changes. Refused where it was written or filled since, or is of another image.
     """
 
     id: str
@@ -44,6 +46,7 @@ class Record:
     vector: VectorLike | None = None
     attributes: Mapping[str, AttributeValue] = field(default_factory=dict)
     uri: str | None = None
+    fills: int | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,13 +55,15 @@ class StoredRecord:
 
     Attributes:
         id: The caller's own.
-        vector: [d] float32; None where it was not asked for.
+        vector: [d] float32; None where it was not asked for, or is pending.
         attributes: By name.
         uri: Where the original is, or None.
         seq: Its place in the collection's log.
         content_hash: SHA-256 of the encoded image; empty where a vector was given.
         thumbnail: A small JPEG, where the collection keeps them and it was asked for.
         updated: When it was last written, in UTC.
+        pending: Whether its vector in this version of the collection is still to be made.
+        image: The encoded image, where the collection keeps them and it was asked for.
     """
 
     id: str
@@ -69,6 +74,8 @@ class StoredRecord:
     content_hash: bytes
     thumbnail: bytes | None
     updated: datetime
+    pending: bool = False
+    image: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,6 +295,9 @@ class Collection:
         thumbnails: Whether a small JPEG of each image is kept.
         created: In UTC.
         index: What is not left to the partitions to choose.
+        version: Of the collections of this name, which one it is, from 1.
+        serves: Whether it is the one that the name alone stands for.
+        keep_images: Whether the bytes of images are kept, so that other versions can be filled from them.
     """
 
     name: str
@@ -301,6 +311,39 @@ class Collection:
     thumbnails: bool
     created: datetime
     index: IndexOptions = IndexOptions()
+    version: int = 1
+    serves: bool = True
+    keep_images: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """What the store holds of one version of a collection.
+
+    Attributes:
+        collection: Its definition.
+        records: Live records, the pending ones included.
+        pending: Those whose vector is still to be made.
+        seq: The last sequence number of its log.
+    """
+
+    collection: Collection
+    records: int
+    pending: int
+    seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class FillReport:
+    """What became of the pending records of a version.
+
+    Attributes:
+        filled: How many got their vector.
+        errors: One for each that did not, by `id`; their `index` is 0.
+    """
+
+    filled: int
+    errors: tuple[ItemError, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -432,6 +475,7 @@ class CollectionStats:
         seq: The last sequence number of its log.
         partitions: One a shard process that the coordinator knows, reachable or not.
         metrics_address: Where the metrics of the coordinator that answered are, as HOST:PORT.
+        pending: Of the records, those whose vector is still to be made.
     """
 
     collection: Collection
@@ -439,6 +483,7 @@ class CollectionStats:
     seq: int
     partitions: tuple[PartitionStats, ...]
     metrics_address: str
+    pending: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,14 +10,18 @@ from numpy.typing import NDArray
 from vitrail.client import requests, responses
 from vitrail.client.batches import ITEMS_PER_CALL, ROWS_PER_CALL, batches
 from vitrail.client.calls import (
+    ACTIVATE_VERSION,
     BATCH_SEARCH,
     CREATE_COLLECTION,
+    CREATE_VERSION,
     DELETE,
     DELETE_COLLECTION,
+    DELETE_VERSION,
     GET_COLLECTION,
     GET_RECORD,
     LIST_COLLECTIONS,
     LIST_RECORDS,
+    LIST_VERSIONS,
     SEARCH,
     SET_SHARDS,
     SHARDS,
@@ -40,6 +44,7 @@ from vitrail.client.models import (
     Shards,
     StoredRecord,
     UpsertResult,
+    Version,
 )
 from vitrail.client.requests import SearchOptions, int32
 from vitrail.client.vectors import MatrixLike, to_array, to_float32
@@ -82,6 +87,27 @@ def update_collection(request: collection_pb2.UpdateCollectionRequest) -> Operat
 
 def delete_collection(name: str) -> Operation[None]:
     yield from send(DELETE_COLLECTION, collection_pb2.DeleteCollectionRequest(name=name))
+
+
+def create_version(request: collection_pb2.CreateVersionRequest) -> Operation[Collection]:
+    response = yield from send(CREATE_VERSION, request)
+    return responses.collection(response.collection)
+
+
+def versions(name: str) -> Operation[list[Version]]:
+    response = yield from send(LIST_VERSIONS, collection_pb2.ListVersionsRequest(name=name))
+    return [responses.version(message) for message in response.versions]
+
+
+def activate_version(name: str, version: int) -> Operation[Collection]:
+    request = collection_pb2.ActivateVersionRequest(name=name, version=int32(version, "version"))
+    response = yield from send(ACTIVATE_VERSION, request)
+    return responses.collection(response.collection)
+
+
+def delete_version(name: str, version: int) -> Operation[None]:
+    request = collection_pb2.DeleteVersionRequest(name=name, version=int32(version, "version"))
+    yield from send(DELETE_VERSION, request)
 
 
 def stats(name: str) -> Operation[CollectionStats]:
@@ -172,14 +198,17 @@ def _upsert(
     return UpsertResult(seq, tuple(sorted(errors, key=lambda error: error.index)))
 
 
-def get(name: str, id: str) -> Operation[StoredRecord]:
-    request = record_pb2.GetRecordRequest(collection=name, id=requests.checked_id(id))
+def get(name: str, id: str, include: Iterable[Literal["image"]]) -> Operation[StoredRecord]:
+    wanted = set(include)
+    if not wanted <= {"image"}:
+        raise InvalidArgument(f"{sorted(wanted)} is not image", field="include")
+    request = record_pb2.GetRecordRequest(collection=name, id=requests.checked_id(id), include_image="image" in wanted)
     response = yield from send(GET_RECORD, request)
     return responses.stored_record(response.record)
 
 
 def list_page(
-    name: str, token: str, include: Iterable[Literal["vector", "thumbnail"]]
+    name: str, token: str, include: Iterable[Literal["vector", "thumbnail"]], pending: bool
 ) -> Operation[tuple[list[StoredRecord], str]]:
     """One page of records, and the token of the next; empty on the last."""
     wanted = set(include)
@@ -191,6 +220,7 @@ def list_page(
         page_token=token,
         include_vectors="vector" in wanted,
         include_thumbnails="thumbnail" in wanted,
+        pending=pending,
     )
     response = yield from send(LIST_RECORDS, request)
     return list(map(responses.stored_record, response.records)), response.next_page_token

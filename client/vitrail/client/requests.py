@@ -70,19 +70,43 @@ def create_collection_request(
     train_at: int,
     thumbnails: bool,
     index: IndexOptions | None,
+    keep_images: bool,
 ) -> collection_pb2.CreateCollectionRequest:
-    if metric not in METRICS:
-        raise InvalidArgument(f"{metric!r} is none of {', '.join(METRICS)}", field="metric")
     return collection_pb2.CreateCollectionRequest(
         name=name,
         embedder=embedder or "",
         dimension=0 if dimension is None else positive(dimension, "dimension"),
-        metric=METRICS[metric],
+        metric=metric_value(metric),
         attributes=attribute_types(attributes or {}),
         train_at=positive(train_at, "train_at"),
         thumbnails=thumbnails,
         index=None if index is None else index_options(index),
+        keep_images=keep_images,
     )
+
+
+def create_version_request(
+    name: str,
+    embedder: str | None,
+    dimension: int | None,
+    metric: Metric | None,
+    train_at: int | None,
+    index: IndexOptions | None,
+) -> collection_pb2.CreateVersionRequest:
+    return collection_pb2.CreateVersionRequest(
+        name=name,
+        embedder=embedder or "",
+        dimension=0 if dimension is None else positive(dimension, "dimension"),
+        metric=None if metric is None else metric_value(metric),
+        train_at=0 if train_at is None else positive(train_at, "train_at"),
+        index=None if index is None else index_options(index),
+    )
+
+
+def metric_value(name: Metric) -> types_pb2.Metric.ValueType:
+    if name not in METRICS:
+        raise InvalidArgument(f"{name!r} is none of {', '.join(METRICS)}", field="metric")
+    return METRICS[name]
 
 
 def update_collection_request(
@@ -91,6 +115,7 @@ def update_collection_request(
     thumbnails: bool | None,
     attributes: Mapping[str, str] | None,
     index: IndexOptions | None,
+    keep_images: bool | None,
 ) -> collection_pb2.UpdateCollectionRequest:
     return collection_pb2.UpdateCollectionRequest(
         name=name,
@@ -98,6 +123,7 @@ def update_collection_request(
         thumbnails=thumbnails,
         attributes=attribute_types(attributes or {}),
         index=None if index is None else index_options(index),
+        keep_images=keep_images,
     )
 
 
@@ -120,7 +146,10 @@ def record_input(record: Record, space: str | None) -> record_pb2.RecordInput:
     if record.image is not None and record.vector is not None:
         raise InvalidArgument("either an image or a vector, not both", field="image")
     message = record_pb2.RecordInput(
-        id=checked_id(record.id), attributes=attribute_values(record.attributes), uri=record.uri or ""
+        id=checked_id(record.id),
+        attributes=attribute_values(record.attributes),
+        uri=record.uri or "",
+        fills=0 if record.fills is None else int64(record.fills, "fills"),
     )
     if record.image is not None:
         message.image = images.encode(record.image)

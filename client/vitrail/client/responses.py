@@ -23,6 +23,7 @@ from vitrail.client.models import (
     Shards,
     StoredRecord,
     Timings,
+    Version,
 )
 from vitrail.client.requests import METRICS
 from vitrail.rpc.attributes import NAMES_OF_TYPES, from_values
@@ -48,7 +49,14 @@ def collection(message: collection_pb2.Collection) -> Collection:
         thumbnails=message.thumbnails,
         created=message.create_time.ToDatetime(tzinfo=UTC),
         index=index_options(message.index),
+        version=message.version,
+        serves=message.serves,
+        keep_images=message.keep_images,
     )
+
+
+def version(message: collection_pb2.Version) -> Version:
+    return Version(collection(message.collection), message.records, message.pending, message.seq)
 
 
 def index_options(message: collection_pb2.IndexOptions) -> IndexOptions:
@@ -65,6 +73,8 @@ def stored_record(message: record_pb2.Record) -> StoredRecord:
         content_hash=message.content_hash,
         thumbnail=message.thumbnail or None,
         updated=message.update_time.ToDatetime(tzinfo=UTC),
+        pending=message.pending,
+        image=message.image or None,
     )
 
 
@@ -140,6 +150,7 @@ def collection_stats(message: collection_pb2.GetCollectionStatsResponse) -> Coll
         seq=message.seq,
         partitions=tuple(map(partition_stats, message.partitions)),
         metrics_address=message.metrics_address,
+        pending=message.pending,
     )
 
 
