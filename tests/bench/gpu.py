@@ -61,7 +61,7 @@ def compare(device: Device, base: NDArray[Any], queries: Floats, seconds: float 
     Raises:
         ValueError: The device did not take the index, or left it.
     """
-    records, dimension = base.shape
+    records, dimension = len(base), queries.shape[1]
     live = np.random.default_rng(0).random(records) < 0.9
     flat, bits, rows = Flat(base, "cosine"), pack(live), np.arange(records)
     _, true = flat.search(queries, K, bits)
