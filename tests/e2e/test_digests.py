@@ -1,15 +1,13 @@
 """Digests of real processes: the same everywhere, and where they are not, whoever is wrong is left out and rebuilt."""
 
 import json
-import re
 from collections.abc import Callable
 from pathlib import Path
-from urllib.request import urlopen
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tests.e2e.running import Running, eventually, wait_applied
+from tests.e2e.running import Running, eventually, scrape, wait_applied
 from tests.e2e.searching import Searching
 from tests.e2e.test_replicas import assert_right, filled, vitrail
 from tests.shard.rows import clustered, collection, delete, upsert
@@ -70,8 +68,9 @@ def test_a_replica_that_holds_other_records_is_left_out_and_rebuilt(start: Start
         wait_applied(client, "c")
         assert len({partition.digest for partition in partitions(client)}) == 1
         assert [partition.records for partition in partitions(client)] == [RECORDS] * 2
-        assert metric(client, "vitrail_digest_mismatches_total") >= 1
-        assert metric(client, "vitrail_digest_suspects") == 0
+        coordinator = scrape(client.stats("c").metrics_address)
+        assert coordinator["vitrail_digest_mismatches_total"] >= 1
+        assert coordinator["vitrail_digest_suspects"] == 0
 
 
 def damage(directory: Path, uid: int, vectors: NDArray[np.float32]) -> None:
@@ -95,10 +94,3 @@ def digests(client: Client) -> dict[int, list[str]]:
         assert partition.digest
         found.setdefault(partition.shard, []).append(partition.digest)
     return found
-
-
-def metric(client: Client, name: str) -> float:
-    """A metric of the coordinator."""
-    text = urlopen(f"http://{client.stats('c').metrics_address}/metrics").read().decode()
-    (value,) = re.findall(rf"^{name} (.*)$", text, re.MULTILINE)
-    return float(value)

@@ -11,8 +11,10 @@ import pytest
 from tests.server.fakes import SOON, FakeShard, in_time, running, sample, serving
 from vitrail.rpc.digests import digest
 from vitrail.rpc.errors import Unavailable
+from vitrail.rpc.server import Context
 from vitrail.rpc.slots import SLOTS, slot_of, slot_range
 from vitrail.server.collections import CollectionService
+from vitrail.server.digests import ask
 from vitrail.server.embedding import Pipelines
 from vitrail.server.fanout import Answer, Fanout, Parameters
 from vitrail.server.freshness import wait_applied
@@ -21,7 +23,7 @@ from vitrail.server.quarantine import Quarantine
 from vitrail.server.store import NewRecord, Write
 from vitrail.server.topology import QUARANTINED, Replica, Topology
 from vitrail.v1.collection_pb2 import Collection, GetCollectionStatsRequest, PartitionStats
-from vitrail.v1.shard_pb2 import GetDigestsResponse, RebuildRequest
+from vitrail.v1.shard_pb2 import GetDigestsRequest, GetDigestsResponse, RebuildRequest
 
 CONTEXT: Any = None
 NAMES = [f"r{number}" for number in range(40)]
@@ -221,6 +223,25 @@ async def test_what_cannot_be_told_is_not_judged(journal: Journal) -> None:
             assert sample("vitrail_digest_suspects") == 1
         await world.look()
         assert world.quarantined() == [wrong]
+
+
+async def test_a_process_that_is_forgotten_while_it_is_judged(journal: Journal) -> None:
+    """Its channel is closed by then, which ends nothing else."""
+    wrong = FakeShard()
+
+    class Forgetting(FakeShard):
+        async def GetDigests(self, request: GetDigestsRequest, context: Context) -> GetDigestsResponse:  # noqa: N802
+            world.topology.use([self.address])
+            return await super().GetDigests(request, context)
+
+    async with followed(journal, Forgetting(), wrong) as world:
+        world.follow(wrong, without="r7")
+        (forgotten,) = [replica for replica in world.topology.replicas if replica.address == wrong.address]
+        before = sample("vitrail_digest_mismatches_total")
+        await world.look()
+        assert sample("vitrail_digest_mismatches_total") - before == 1
+        assert not wrong.rebuilds
+        assert await ask(forgotten, 1, 1.0) is None
 
 
 async def test_a_collection_that_is_gone_keeps_nobody_in_quarantine(journal: Journal) -> None:

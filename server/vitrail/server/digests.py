@@ -83,9 +83,11 @@ def compare(one: Held, other: Held) -> Compared:
 
 async def ask(replica: Replica, uid: int, timeout: float) -> Held | None:
     """What a process held of a collection at its last checkpoint; None where it does not say."""
+    if not replica.answers:
+        return None
     try:
         return Held.read(await replica.stub.GetDigests(GetDigestsRequest(collection_uid=uid), timeout=timeout))
-    except grpc.aio.AioRpcError:
+    except (grpc.aio.AioRpcError, grpc.aio.UsageError):  # the latter where it is forgotten, and its channel closed
         return None
     except ValueError as error:
         log.warning("malformed digests", address=replica.address, why=str(error))
@@ -93,7 +95,7 @@ async def ask(replica: Replica, uid: int, timeout: float) -> Held | None:
 
 
 def read_slot(store: Store, uid: int, slot: int) -> Held | None:
-    """What the store holds of one slot; None where the collection is gone.
+    """What the store holds of one slot; None where the collection is gone, or a tombstone was purged before it came.
 
     Read as followers read it: a row that comes again has moved forward, and the page that comes back short completes
     a snapshot. Takes about 0.1 s where a collection has a million records: a walk through the index, and a thousand
@@ -103,10 +105,13 @@ def read_slot(store: Store, uid: int, slot: int) -> Held | None:
         Unavailable: The store failed.
     """
     digests: dict[str, int] = {}
-    last = 0
+    last, began = 0, None
     while True:
         page = store.page(uid, (slot, slot + 1), last, PAGE_ROWS)
         if page is None:
+            return None
+        began = page.head.seq if began is None else began
+        if page.purged > began:
             return None
         for row in page.rows:
             digests[row.id] = 0 if row.deleted else digest(row.id.encode(), row.seq, row.vector, row.attributes)

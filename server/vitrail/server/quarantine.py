@@ -30,7 +30,7 @@ log = structlog.get_logger()
 ROUND_SECONDS = 2.0
 # Of the time, that rounds may take: with many records they come less often.
 SHARE = 0.02
-ASK_TIMEOUT = 10.0
+ASK_TIMEOUT = 5.0
 # Slots in which replicas differ that the store is asked for in one round: one that is wrong is enough.
 FEW = 4
 
@@ -82,7 +82,7 @@ class Quarantine:
 
     async def _ask_all(self, uid: int) -> dict[Replica, Held]:
         """What each process holds, but for those that are still to be rebuilt; they are told so again."""
-        replicas = [replica for replica in self._topology.replicas if replica.answers]
+        replicas = list(self._topology.replicas)
         answers = await asyncio.gather(*(ask(replica, uid, ASK_TIMEOUT) for replica in replicas))
         held = {}
         for replica, answer in zip(replicas, answers, strict=True):
@@ -119,3 +119,5 @@ async def _rebuild(replica: Replica, uid: int, life: str) -> None:
         await replica.stub.Rebuild(RebuildRequest(collection_uid=uid, life=life), timeout=ASK_TIMEOUT)
     except grpc.aio.AioRpcError as error:
         log.warning("cannot have it rebuilt", address=replica.address, why=reason(error))
+    except grpc.aio.UsageError:  # it was forgotten meanwhile, and its channel closed
+        log.warning("cannot have it rebuilt", address=replica.address, why="it is no part of the cluster any more")
