@@ -1,6 +1,5 @@
 """Decoding: every kind of image comes out as upright RGB on white, everything else is InvalidArgument."""
 
-import random
 import zlib
 
 import numpy as np
@@ -241,22 +240,6 @@ def test_shrinks_but_never_below_the_target(kind: str, width: int, height: int) 
     assert min(image.size) < 8 * 256
     assert image.width / image.height == pytest.approx(width / height, rel=0.01)
     assert difference(image, original.resize(image.size, Image.Resampling.BOX)) < 4
-
-
-def test_mutations_do_no_harm() -> None:
-    """Bytes changed at random give an image or InvalidArgument, nothing else."""
-    chance = random.Random(2)
-    decoded, refused = 0, 0
-    for _ in range(400):
-        data = bytearray(chance.choice(list(FILES.values())))
-        for _ in range(chance.randint(1, 8)):
-            data[chance.randrange(min(len(data), 2_000))] = chance.randrange(256)
-        try:
-            decoded += decode(bytes(data), LIMITS, 256).mode == "RGB"
-        except InvalidArgument:
-            refused += 1
-    assert decoded + refused == 400
-    assert min(decoded, refused) > 20
 
 
 @pytest.mark.parametrize(

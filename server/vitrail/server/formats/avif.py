@@ -9,6 +9,8 @@ from vitrail.server.formats.limits import MAX_PARTS, ImageLimits, Parts, Refused
 # Of each box that lists items; 700 of them fit. libavif compares every item with every other.
 MAX_LIST_BYTES = 2**14
 MAX_PROPERTIES = 1_024
+# Of an item: one, or one of each layer. What is hidden is decoded as well.
+MAX_FRAMES = 16
 SEQUENCE_HEADER, FRAMES = 1, (3, 6)
 
 
@@ -103,11 +105,11 @@ def _check_frames(data: bytes, inside: dict[bytes, Box], limits: ImageLimits) ->
         if item.number not in coded:
             continue
         stream = b"".join(data[at:stop] for at, stop in spans)
-        area = 0
+        area, frames = 0, 0
         for kind, content in _obus(stream):
-            parts += 1
-            if parts > MAX_PARTS:
-                raise Refused(f"AVIF image with more than {MAX_PARTS:,} parts of frames")
+            parts, frames = parts + 1, frames + (kind in FRAMES)
+            if parts > MAX_PARTS or frames > MAX_FRAMES:
+                raise Refused(f"AVIF image with more than {MAX_PARTS:,} parts or {MAX_FRAMES} frames in an item")
             if kind == SEQUENCE_HEADER:
                 width, height = _largest(content)
                 check_size((width, height), limits)

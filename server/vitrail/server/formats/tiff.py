@@ -23,6 +23,8 @@ KEPT = {
 }
 # A tile larger than a small image is read as long as it costs little.
 MAX_SPARE_PIXELS = 2**21
+# Of a directory, which lists tags in the order of their numbers; what is behind is nothing that we read.
+MAX_TAGS = 1_024
 JPEG = 7
 # By number, for the message of what is not among them. Rare ones decode with libraries of their own, or in Python.
 COMPRESSIONS = {
@@ -81,11 +83,12 @@ def guard(data: bytes, limits: ImageLimits) -> Parts:
 
 
 def directory(data: bytes) -> list[Tag]:
-    """List the tags of a TIFF's first directory."""
+    """List the first `MAX_TAGS` tags of a TIFF's first directory."""
     order = "<" if data.startswith(b"II") else ">"
     (start,) = struct.unpack_from(order + "4xI", data)
     (entries,) = struct.unpack_from(order + "H", data, start)
-    return [Tag(*struct.unpack_from(order + "HHI4s", data, start + 2 + 12 * number)) for number in range(entries)]
+    places = range(start + 2, start + 2 + 12 * min(entries, MAX_TAGS), 12)
+    return [Tag(*struct.unpack_from(order + "HHI4s", data, place)) for place in places]
 
 
 def _with_directory(data: bytes, order: str, tags: list[Tag]) -> bytes:
