@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import skimage
 import sklearn
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 # Exif's orientation to how a camera that writes it had stored the upright picture.
@@ -102,6 +103,14 @@ def png_of_48_bits(image: Image.Image) -> bytes:
     return png(image.size, 16, 2, (b"\0" + row.tobytes() for row in pixels))
 
 
+def png_rows(samples: NDArray[np.int64], depth: int) -> Iterator[bytes]:
+    """Rows of a PNG, each with its filter byte, of samples [height, width, channels] of `depth` bits."""
+    for row in samples.reshape(len(samples), -1):
+        bits = "".join(f"{value:0{depth}b}" for value in row)
+        size = -(-len(bits) // 8)
+        yield b"\0" + int(bits.ljust(8 * size, "0"), 2).to_bytes(size, "big")
+
+
 @cache
 def png_bomb(side: int = 30_000) -> bytes:
     """A whole, valid PNG of side × side white pixels in about 110 KB."""
@@ -136,6 +145,19 @@ def tiff(tags: dict[int, tuple[int, int, int]], tail: bytes = b"") -> bytes:
     """A little-endian TIFF of one directory: tag to (type, count, value or offset)."""
     entries = b"".join(struct.pack("<HHII", tag, *entry) for tag, entry in sorted(tags.items()))
     return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4) + tail
+
+
+def tiff_of(samples: NDArray[np.int64], bits: int, photometric: int, extra: int | None = None) -> bytes:
+    """A TIFF of samples [height, width, channels]; `extra` says what the last channel is."""
+    height, width, channels = samples.shape
+    pixels = samples.astype("<u2" if bits == 16 else np.uint8).tobytes()
+    tags = {256: (4, 1, width), 257: (4, 1, height), 258: (3, channels, 300), 262: (3, 1, photometric)}
+    tags |= {273: (4, 1, 308), 277: (3, 1, channels), 278: (4, 1, height), 279: (4, 1, len(pixels))}
+    if channels < 3:
+        tags[258] = (3, channels, bits | bits << 16)
+    if extra is not None:
+        tags[338] = (3, 1, extra)
+    return tiff(tags).ljust(300, b"\0") + struct.pack("<4H", *[bits] * 4) + pixels
 
 
 def bmp_of_size(width: int, height: int, compression: int = 0) -> bytes:

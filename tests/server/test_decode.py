@@ -23,8 +23,10 @@ from tests.server.images import (
     png_bomb,
     png_chunk,
     png_of_48_bits,
+    png_rows,
     sixteen_bit,
     tiff,
+    tiff_of,
     webp_of_size,
 )
 from vitrail.rpc.errors import InvalidArgument
@@ -90,6 +92,73 @@ FILES = {
 def test_comes_out_as_its_original(data: bytes, expected: Image.Image, bound: float) -> None:
     """Whatever the format and the pixels' type, the picture is the one that was drawn."""
     assert difference(decode(data, LIMITS, 256), expected) <= bound
+
+
+BACKGROUND = (30, 160, 90)
+GREY, RGB, PALETTE, GREY_ALPHA, RGB_ALPHA = 0, 2, 3, 4, 6
+CHANNELS = {GREY: 1, RGB: 3, PALETTE: 1, GREY_ALPHA: 2, RGB_ALPHA: 4}
+PNG_TYPES = [
+    *((GREY, depth, key) for depth in (1, 2, 4, 8, 16) for key in (False, True)),
+    *((RGB, depth, key) for depth in (8, 16) for key in (False, True)),
+    *((PALETTE, depth, key) for depth in (1, 2, 4, 8) for key in (False, True)),
+    *((colour, depth, False) for colour in (GREY_ALPHA, RGB_ALPHA) for depth in (8, 16)),
+]
+
+
+@pytest.mark.parametrize(("colour", "depth", "key"), PNG_TYPES)
+def test_every_type_of_png(colour: int, depth: int, key: bool) -> None:
+    """All pixels are as the format defines them, over a background, within the rounding of 16 bits."""
+    chance = np.random.default_rng(colour * 100 + depth)
+    samples = chance.integers(0, 2**depth, (5, 13, CHANNELS[colour]))
+    colours, alpha, before = samples / (2**depth - 1), np.ones((5, 13, 1)), b""
+    if colour in (GREY_ALPHA, RGB_ALPHA):
+        colours, alpha = colours[..., :-1], colours[..., -1:]
+    if colour == PALETTE:
+        palette = chance.integers(0, 256, (2**depth, 4)).astype(np.uint8)
+        colours, before = palette[samples[..., 0], :3] / 255, png_chunk(b"PLTE", palette[:, :3].tobytes())
+        if key:
+            alpha, before = palette[samples[..., 0], 3:] / 255, before + png_chunk(b"tRNS", palette[:, 3].tobytes())
+    elif key:
+        alpha = 1.0 - (samples == samples[2, 3]).all(axis=-1, keepdims=True)
+        before = png_chunk(b"tRNS", samples[2, 3].astype(">u2").tobytes())
+    expected = 255 * colours * alpha + np.array(BACKGROUND) * (1 - alpha)
+    data = png((13, 5), depth, colour, png_rows(samples, depth), before=before)
+    found = np.asarray(decode(data, LIMITS, 256, background=BACKGROUND))
+    assert np.abs(found - expected).max() <= 1.5
+
+
+WHITE_IS_ZERO, BLACK_IS_ZERO, INKS = 0, 1, 5
+SPARE, ASSOCIATED, ALPHA = 0, 1, 2
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize(
+    ("photometric", "channels", "extra"),
+    [
+        (WHITE_IS_ZERO, 1, None),
+        (BLACK_IS_ZERO, 1, None),
+        (RGB, 3, None),
+        (RGB, 4, SPARE),
+        (RGB, 4, ASSOCIATED),
+        (RGB, 4, ALPHA),
+        (INKS, 4, None),
+    ],
+)
+def test_every_type_of_tiff(photometric: int, channels: int, extra: int | None, bits: int) -> None:
+    """As with PNG; associated alpha means colours that are multiplied already."""
+    samples = np.random.default_rng(bits).integers(0, 2**bits, (5, 13, channels))
+    alpha = samples[..., -1:] / (2**bits - 1) if extra in (ASSOCIATED, ALPHA) else np.ones((5, 13, 1))
+    if extra == ASSOCIATED:
+        samples[..., :3] = np.round(samples[..., :3] * alpha)
+    colours = samples / (2**bits - 1)
+    if photometric == WHITE_IS_ZERO:
+        colours = 1 - colours
+    elif photometric == INKS:
+        colours = (1 - colours[..., :3]) * (1 - colours[..., 3:])
+    shown = colours[..., :3] * (alpha if extra == ALPHA else 1)
+    expected = 255 * shown + np.array(BACKGROUND) * (1 - alpha)
+    found = np.asarray(decode(tiff_of(samples, bits, photometric, extra), LIMITS, 256, background=BACKGROUND))
+    assert np.abs(found - expected).max() <= (3 if extra == ASSOCIATED else 2)
 
 
 def test_cmyk_has_the_marker() -> None:

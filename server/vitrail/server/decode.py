@@ -13,12 +13,13 @@ from contextlib import contextmanager
 import numpy as np
 from PIL import Image, ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
+from PIL.TiffImagePlugin import TiffImageFile
 
 from vitrail.rpc.errors import InvalidArgument
 from vitrail.server.colour import to_srgb
 from vitrail.server.formats.kinds import Kind, sniff
 from vitrail.server.formats.limits import ImageLimits, Refused, check_size
-from vitrail.server.formats.tiff import ORIENTATION, directory
+from vitrail.server.formats.tiff import ORIENTATION, PHOTOMETRIC, WHITE_IS_ZERO, directory
 
 __all__ = ["ImageLimits", "check_jpeg", "decode", "thumbnail"]
 
@@ -165,6 +166,8 @@ def _converted(image: Image.Image, profile: bytes) -> str:
 
 def _of_8_bits(image: Image.Image) -> Image.Image:
     samples = np.asarray(image)
+    if isinstance(image, TiffImageFile) and image.tag_v2.get(PHOTOMETRIC) == WHITE_IS_ZERO:
+        samples = 65_535 - samples  # Pillow inverts 8 bits alone
     grey = Image.fromarray(_TO_8_BITS[samples])
     transparent = image.info.get("transparency")
     if transparent is not None:
