@@ -59,7 +59,7 @@ def take(partition: Partition, sent: Iterable[bytes]) -> tuple[float, float]:
 def live(partition: Partition) -> None:
     """Build whatever is wanted, until nothing is."""
     while wanted := wanted_build(partition):
-        built = asyncio.run(build(partition, wanted))
+        built = asyncio.run(build(partition, partition.snapshot(), wanted))
         partition.swap(built)
         shutil.rmtree(built.directory)
         print(f"built: {wanted.why}")

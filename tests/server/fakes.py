@@ -20,6 +20,8 @@ from vitrail.v1.collection_pb2 import Collection, IndexStats
 from vitrail.v1.filter_pb2 import Filter
 from vitrail.v1.log_pb2 import Cursor
 from vitrail.v1.shard_pb2 import (
+    CompactRequest,
+    CompactResponse,
     GetDigestsRequest,
     GetDigestsResponse,
     GetStatusRequest,
@@ -82,6 +84,8 @@ class FakeShard(ShardServiceServicer):
         records: Their vectors by id; those of every collection but the `unknown` ones.
         unknown: Uids of collections that it does not know.
         seq: Applied up to here.
+        clean_seq: Nothing of what was deleted up to here is left.
+        keeps_dead_rows: Whether it never compacts.
         trained: Whether it says that it is.
         train_at: What it knows of the collection.
         reached: The last row that it says it has applied.
@@ -102,6 +106,8 @@ class FakeShard(ShardServiceServicer):
     records: Mapping[str, list[float]] = field(default_factory=dict)
     unknown: set[int] = field(default_factory=set)
     seq: int = 1
+    clean_seq: int = 0
+    keeps_dead_rows: bool = False
     trained: bool = False
     train_at: int = 10_000
     reached: int = 0
@@ -142,6 +148,7 @@ class FakeShard(ShardServiceServicer):
             applied=Cursor(seq=self.seq),
             index=self.index_stats,
             reached=self.reached,
+            clean_seq=self.clean_seq,
             state="trained" if self.trained else "exact",
         )
         return GetStatusResponse(
@@ -173,6 +180,11 @@ class FakeShard(ShardServiceServicer):
     async def Rebuild(self, request: RebuildRequest, context: Context) -> RebuildResponse:  # noqa: N802
         self.rebuilds.append(request)
         return RebuildResponse()
+
+    async def Compact(self, request: CompactRequest, context: Context) -> CompactResponse:  # noqa: N802
+        if not self.keeps_dead_rows:
+            self.clean_seq = max(self.clean_seq, request.seq)
+        return CompactResponse()
 
     def _search(self, group: SearchGroup) -> GroupResult:
         if group.collection_uid in self.unknown:

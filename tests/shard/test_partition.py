@@ -17,7 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from tests.shard.rows import best_ids, clustered, collection, delete, scores, upsert
 from vitrail.shard.building import Job, run
 from vitrail.shard.files import Mismatch
-from vitrail.shard.index import Choices, Floats, Metric, Trained
+from vitrail.shard.index import ID_BYTES, Choices, Floats, Metric, Trained
 from vitrail.shard.partition import BUILDING, Built, Outdated, Partition
 from vitrail.shard.view import Found
 from vitrail.shard.wanted import wanted_build
@@ -423,3 +423,97 @@ def test_an_index_that_cannot_be_read_changes_nothing(tmp_path: Path) -> None:
     with pytest.raises(Mismatch, match="cannot be read"):
         partition.swap(built)
     assert (partition.state, partition.trained) == ("exact", None)
+
+
+def bytes_of(directory: Path, *needles: bytes) -> list[bytes]:
+    """Those of some byte strings that lie in the files of a directory."""
+    content = b"".join(path.read_bytes() for path in directory.rglob("*") if path.is_file())
+    return [needle for needle in needles if needle in content]
+
+
+def text(value: str) -> bytes:
+    return Attributes(fields={"text": Value(string_value=value)}).SerializeToString()
+
+
+def test_what_was_deleted_leaves_the_files_at_compaction(tmp_path: Path) -> None:
+    """Vector, id and attributes of what was deleted or replaced; `clean_seq` tells when, and up to where."""
+    partition = Partition(tmp_path, collection(8, "inner_product"), SLOTS)
+    vectors = clustered(20, 8)
+    rows = [upsert(f"record-{n}", vector, n + 1, text(f"attribute-{n}")) for n, vector in enumerate(vectors)]
+    partition.apply(rows)
+    partition.checkpoint(Cursor(collection_uid=1, seq=20, mark=1))
+    partition.publish()
+    assert partition.clean_seq == 20
+    partition.apply([delete("record-3", 21), upsert("record-4", vectors[0], 22, text("another"))])
+    partition.checkpoint(Cursor(collection_uid=1, seq=22, mark=2))
+    partition.publish()
+    assert (partition.clean_seq, wanted_build(partition)) == (20, None)
+    gone = [b"record-3", b"attribute-3", vectors[3].tobytes(), b"attribute-4", vectors[4].tobytes()]
+    assert bytes_of(tmp_path, *gone) == gone
+    partition.clean_wanted = 22
+    wanted = wanted_build(partition)
+    assert wanted is not None
+    built = build(partition, train=wanted.train, compact=wanted.compact)
+    partition.apply([delete("record-5", 23)])
+    partition.checkpoint(Cursor(collection_uid=1, seq=23, mark=3))
+    partition.swap(built)
+    assert partition.clean_seq == 20  # the files of before are still there
+    partition.publish()
+    shutil.rmtree(built.directory)
+    assert partition.clean_seq == 22
+    assert bytes_of(tmp_path, *gone, b"record-5", b"record-6") == [b"record-5", b"record-6"]
+    assert (partition.wants_cleaning, wanted_build(partition)) == (False, None)
+    partition.close()
+    again = Partition(tmp_path, collection(8, "inner_product"), SLOTS)
+    assert (again.clean_seq, again.view.records) == (22, 18)
+    again.clean_wanted = 24
+    assert not again.wants_cleaning  # it was not told of that yet
+
+
+def test_the_codes_of_what_was_deleted_leave_the_index(tmp_path: Path) -> None:
+    """A compaction writes the trained index anew, too: over the rows that are left."""
+    partition = Partition(tmp_path, collection(24, train_at=100), SLOTS)
+    fill(partition, clustered(208, 24))
+    partition.swap(build(partition))
+    partition.publish()
+    (before,) = tmp_path.glob("main-*")
+    partition.apply([delete("r7", 209)])
+    partition.checkpoint(Cursor(collection_uid=1, seq=209, mark=8))
+    partition.swap(build(partition, train=False, compact=True))
+    partition.publish()
+    assert partition.clean_seq == 209
+    assert not before.exists()
+    trained = partition.view.trained
+    assert trained is not None
+    assert trained.bytes == 207 // 8 * 8 * (trained.recipe.code_bytes + ID_BYTES)
+
+
+def test_what_a_full_disk_left_is_not_clean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows that were written and given up lie beyond the end of a file until others are written over them."""
+    partition = Partition(tmp_path, collection(24), SLOTS)
+    fill(partition, clustered(10, 24))
+    write = os.pwrite
+
+    def full(file: int, data: bytes, offset: int) -> int:
+        if len(data) < 50:  # ids and entries, not vectors
+            raise OSError(28, "No space left on device")
+        return write(file, data, offset)
+
+    monkeypatch.setattr(os, "pwrite", full)
+    with pytest.raises(OSError, match="No space"):
+        partition.apply([upsert("new", clustered(1, 24)[0], 11)])
+    monkeypatch.undo()
+    partition.publish()
+    assert (partition.is_clean, partition.clean_seq) == (False, 0)
+    partition.apply([upsert("new", clustered(1, 24)[0], 11)])
+    assert partition.is_clean
+
+
+def test_an_unfinished_build_is_not_opened_again(tmp_path: Path) -> None:
+    """The log would take what it holds for nothing, and never tell it what of that was deleted meanwhile."""
+    partition = Partition(tmp_path, collection(24), SLOTS)
+    partition.apply([upsert("r0", clustered(1, 24)[0], 1)])
+    partition.publish()
+    partition.close()
+    again = Partition(tmp_path, collection(24), SLOTS)
+    assert (again.view.records, again.rebuilt) == (0, "")

@@ -246,6 +246,7 @@ class PartitionStatus(google.protobuf.message.Message):
     NPROBE_FIELD_NUMBER: builtins.int
     INDEX_FIELD_NUMBER: builtins.int
     REACHED_FIELD_NUMBER: builtins.int
+    CLEAN_SEQ_FIELD_NUMBER: builtins.int
     collection_uid: builtins.int
     records: builtins.int
     tail: builtins.int
@@ -256,6 +257,8 @@ class PartitionStatus(google.protobuf.message.Message):
     nprobe: builtins.int
     reached: builtins.int
     """The last row that was applied, of a pass over the log that need not be complete."""
+    clean_seq: builtins.int
+    """Of records that were replaced or deleted up to here nothing is left in the partition's files."""
     @property
     def applied(self) -> vitrail.v1.log_pb2.Cursor: ...
     @property
@@ -274,9 +277,10 @@ class PartitionStatus(google.protobuf.message.Message):
         nprobe: builtins.int = ...,
         index: vitrail.v1.collection_pb2.IndexStats | None = ...,
         reached: builtins.int = ...,
+        clean_seq: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["applied", b"applied", "index", b"index"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["applied", b"applied", "busy", b"busy", "collection_uid", b"collection_uid", "index", b"index", "nprobe", b"nprobe", "reached", b"reached", "recipe", b"recipe", "records", b"records", "state", b"state", "tail", b"tail", "version", b"version"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["applied", b"applied", "busy", b"busy", "clean_seq", b"clean_seq", "collection_uid", b"collection_uid", "index", b"index", "nprobe", b"nprobe", "reached", b"reached", "recipe", b"recipe", "records", b"records", "state", b"state", "tail", b"tail", "version", b"version"]) -> None: ...
 
 Global___PartitionStatus: typing_extensions.TypeAlias = PartitionStatus
 
@@ -403,3 +407,31 @@ class RebuildResponse(google.protobuf.message.Message):
     ) -> None: ...
 
 Global___RebuildResponse: typing_extensions.TypeAlias = RebuildResponse
+
+@typing.final
+class CompactRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    COLLECTION_UID_FIELD_NUMBER: builtins.int
+    SEQ_FIELD_NUMBER: builtins.int
+    collection_uid: builtins.int
+    seq: builtins.int
+    def __init__(
+        self,
+        *,
+        collection_uid: builtins.int = ...,
+        seq: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["collection_uid", b"collection_uid", "seq", b"seq"]) -> None: ...
+
+Global___CompactRequest: typing_extensions.TypeAlias = CompactRequest
+
+@typing.final
+class CompactResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+
+Global___CompactResponse: typing_extensions.TypeAlias = CompactResponse

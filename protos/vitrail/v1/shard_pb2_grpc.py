@@ -59,6 +59,11 @@ class ShardServiceStub(object):
                 request_serializer=vitrail_dot_v1_dot_shard__pb2.RebuildRequest.SerializeToString,
                 response_deserializer=vitrail_dot_v1_dot_shard__pb2.RebuildResponse.FromString,
                 _registered_method=True)
+        self.Compact = channel.unary_unary(
+                '/vitrail.v1.ShardService/Compact',
+                request_serializer=vitrail_dot_v1_dot_shard__pb2.CompactRequest.SerializeToString,
+                response_deserializer=vitrail_dot_v1_dot_shard__pb2.CompactResponse.FromString,
+                _registered_method=True)
 
 
 class ShardServiceServicer(object):
@@ -98,6 +103,14 @@ class ShardServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Compact(self, request, context):
+        """Leave behind what was replaced or deleted, until the partition's `clean_seq` is at least this. The
+        answer comes at once.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ShardServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -125,6 +138,11 @@ def add_ShardServiceServicer_to_server(servicer, server):
                     servicer.Rebuild,
                     request_deserializer=vitrail_dot_v1_dot_shard__pb2.RebuildRequest.FromString,
                     response_serializer=vitrail_dot_v1_dot_shard__pb2.RebuildResponse.SerializeToString,
+            ),
+            'Compact': grpc.unary_unary_rpc_method_handler(
+                    servicer.Compact,
+                    request_deserializer=vitrail_dot_v1_dot_shard__pb2.CompactRequest.FromString,
+                    response_serializer=vitrail_dot_v1_dot_shard__pb2.CompactResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -262,6 +280,33 @@ class ShardService(object):
             '/vitrail.v1.ShardService/Rebuild',
             vitrail_dot_v1_dot_shard__pb2.RebuildRequest.SerializeToString,
             vitrail_dot_v1_dot_shard__pb2.RebuildResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Compact(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vitrail.v1.ShardService/Compact',
+            vitrail_dot_v1_dot_shard__pb2.CompactRequest.SerializeToString,
+            vitrail_dot_v1_dot_shard__pb2.CompactResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -105,7 +105,23 @@ _ShardServiceRebuildType = typing_extensions.TypeVar(
     ],
 )
 
-class ShardServiceStub(typing.Generic[_ShardServiceSearchBatchType, _ShardServiceGetStatusType, _ShardServiceMatchIdsType, _ShardServiceGetDigestsType, _ShardServiceRebuildType]):
+_ShardServiceCompactType = typing_extensions.TypeVar(
+    '_ShardServiceCompactType',
+    grpc.UnaryUnaryMultiCallable[
+        vitrail.v1.shard_pb2.CompactRequest,
+        vitrail.v1.shard_pb2.CompactResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        vitrail.v1.shard_pb2.CompactRequest,
+        vitrail.v1.shard_pb2.CompactResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        vitrail.v1.shard_pb2.CompactRequest,
+        vitrail.v1.shard_pb2.CompactResponse,
+    ],
+)
+
+class ShardServiceStub(typing.Generic[_ShardServiceSearchBatchType, _ShardServiceGetStatusType, _ShardServiceMatchIdsType, _ShardServiceGetDigestsType, _ShardServiceRebuildType, _ShardServiceCompactType]):
     @typing.overload
     def __init__(self: ShardServiceStub[
         grpc.UnaryUnaryMultiCallable[
@@ -127,6 +143,10 @@ class ShardServiceStub(typing.Generic[_ShardServiceSearchBatchType, _ShardServic
         grpc.UnaryUnaryMultiCallable[
             vitrail.v1.shard_pb2.RebuildRequest,
             vitrail.v1.shard_pb2.RebuildResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            vitrail.v1.shard_pb2.CompactRequest,
+            vitrail.v1.shard_pb2.CompactResponse,
         ],
     ], channel: grpc.Channel) -> None: ...
 
@@ -152,6 +172,10 @@ class ShardServiceStub(typing.Generic[_ShardServiceSearchBatchType, _ShardServic
             vitrail.v1.shard_pb2.RebuildRequest,
             vitrail.v1.shard_pb2.RebuildResponse,
         ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            vitrail.v1.shard_pb2.CompactRequest,
+            vitrail.v1.shard_pb2.CompactResponse,
+        ],
     ], channel: grpc.aio.Channel) -> None: ...
 
     SearchBatch: _ShardServiceSearchBatchType
@@ -167,6 +191,11 @@ class ShardServiceStub(typing.Generic[_ShardServiceSearchBatchType, _ShardServic
 
     Rebuild: _ShardServiceRebuildType
     """Delete a partition, since it holds other records than the store, and follow the log again."""
+
+    Compact: _ShardServiceCompactType
+    """Leave behind what was replaced or deleted, until the partition's `clean_seq` is at least this. The
+    answer comes at once.
+    """
 
 ShardServiceAsyncStub: typing_extensions.TypeAlias = ShardServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
@@ -188,6 +217,10 @@ ShardServiceAsyncStub: typing_extensions.TypeAlias = ShardServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
         vitrail.v1.shard_pb2.RebuildRequest,
         vitrail.v1.shard_pb2.RebuildResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        vitrail.v1.shard_pb2.CompactRequest,
+        vitrail.v1.shard_pb2.CompactResponse,
     ],
 ]
 
@@ -230,5 +263,15 @@ class ShardServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[vitrail.v1.shard_pb2.RebuildResponse, collections.abc.Awaitable[vitrail.v1.shard_pb2.RebuildResponse]]:
         """Delete a partition, since it holds other records than the store, and follow the log again."""
+
+    @abc.abstractmethod
+    def Compact(
+        self,
+        request: vitrail.v1.shard_pb2.CompactRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[vitrail.v1.shard_pb2.CompactResponse, collections.abc.Awaitable[vitrail.v1.shard_pb2.CompactResponse]]:
+        """Leave behind what was replaced or deleted, until the partition's `clean_seq` is at least this. The
+        answer comes at once.
+        """
 
 def add_ShardServiceServicer_to_server(servicer: ShardServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

@@ -97,7 +97,15 @@ class Replica:
     def heard(self, status: GetStatusResponse) -> None:
         """Take what it says of itself."""
         self.status = status
-        self.records = {partition.collection_uid: partition.records for partition in status.partitions}
+        self.records = {
+            partition.collection_uid: partition.records
+            for partition in status.partitions
+            if partition.applied.seq or status.ready
+        } | {  # of one that is built from nothing what it held before, since it will again
+            partition.collection_uid: self.records[partition.collection_uid]
+            for partition in status.partitions
+            if not (partition.applied.seq or status.ready) and partition.collection_uid in self.records
+        }
         self.applied = {partition.collection_uid: partition.applied.seq for partition in status.partitions}
         self.is_settled = _is_settled(status)
         self.failure = QUARANTINED if self.diverged else "" if status.ready else CATCHING_UP

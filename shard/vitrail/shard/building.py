@@ -33,7 +33,7 @@ from vitrail.shard.index import (
     use_one_thread,
 )
 from vitrail.shard.manifest import TableFiles, TrainedFile
-from vitrail.shard.partition import BUILDING, Built, Partition
+from vitrail.shard.partition import BUILDING, Built, Partition, Snapshot
 from vitrail.shard.recall import FACTORS, SAMPLES, Curve, K, costs, found_on_grid, grid
 from vitrail.shard.table import Table, Vectors
 from vitrail.shard.wanted import Wanted
@@ -80,14 +80,13 @@ class BuildingFailed(Exception):
     """The process ended without a result; the message is what it wrote to standard error."""
 
 
-async def build(partition: Partition, wanted: Wanted) -> Built:
-    """Build of a partition as it is now, in another process.
+async def build(partition: Partition, snapshot: Snapshot, wanted: Wanted) -> Built:
+    """Build of a partition as its snapshot has it, in another process.
 
     Raises:
         BuildingFailed: The process failed, or was killed.
         OSError: The disk is full.
     """
-    snapshot = partition.snapshot()
     directory = partition.directory.absolute() / f"{BUILDING}{uuid4().hex[:8]}"
     directory.mkdir()
     try:

@@ -73,6 +73,8 @@ class AppendFile:
         self._hashes = list(published.hashes[: self.size // CHUNK]) if published else []
         self._last = xxhash.xxh3_128()
         self._frozen = frozen
+        self._written = self.size
+        """So far bytes were ever written."""
         self._warm: tuple[Any, int] = (None, 0)
         self._file = os.open(path, os.O_RDONLY if frozen else os.O_RDWR | os.O_CREAT, 0o644)
         try:
@@ -105,6 +107,7 @@ class AppendFile:
         written = 0
         while written < len(view):
             written += os.pwrite(self._file, view[written:], self.size + written)
+            self._written = max(self._written, self.size + written)
         while len(view):
             part, view = view[: CHUNK - self.size % CHUNK], view[CHUNK - self.size % CHUNK :]
             self._last.update(part)
@@ -112,6 +115,11 @@ class AppendFile:
             if self.size % CHUNK == 0:
                 self._hashes.append(self._last.hexdigest())
                 self._last = xxhash.xxh3_128()
+
+    @property
+    def has_remains(self) -> bool:
+        """Whether something lies beyond the end that was written and given up, as on a full disk."""
+        return self._written > self.size
 
     def mark(self) -> Mark:
         return Mark(self.size, len(self._hashes), self._last.copy())

@@ -92,6 +92,10 @@ class Follower:
             await asyncio.sleep(delay)
             delay = min(2 * delay, LONGEST_DELAY)
 
+    def is_building(self, partition: Partition) -> bool:
+        """Whether it holds only some of its records, since it was sent some of them alone."""
+        return not partition.cursor.seq and partition.collection.uid in (self._behind or ())
+
     def _again(self) -> None:
         """Open the stream anew."""
         if self._stream is not None:

@@ -78,7 +78,8 @@ class Life:
         while partition.wants_fold:  # slice by slice, so that rows of the log come in between
             await self._write(partition.fold)
         since = time.monotonic() - self._published_at.get(partition.collection.uid, 0.0)
-        if partition.wants_publishing and since > PUBLISH_SECONDS:
+        is_awaited = partition.wants_cleaning and partition.is_clean and PUBLISHING not in partition.troubles
+        if (partition.wants_publishing and since > PUBLISH_SECONDS) or is_awaited:
             await self._publish(partition)
 
     async def _run_errands(self) -> None:
@@ -117,7 +118,8 @@ class Life:
         what, outcome, directory = partition.building, "failed", None
         log.info(what, collection=name, why=wanted.why)
         try:
-            built = await build(partition, wanted)
+            # By the writer: the view and the files must be of one moment.
+            built = await build(partition, await self._write(partition.snapshot), wanted)
             directory = built.directory
             await self._write(lambda: partition.swap(built))
             outcome, self._retry_seconds = "swapped", RETRY_SECONDS

@@ -65,6 +65,8 @@ class Manifest(BaseModel):
     live: File
     """One bit a row, the lowest first."""
     trained: TrainedFile | None = None
+    clean_seq: int = 0
+    """Of records that were replaced or deleted up to here these files hold nothing."""
 
     def files(self) -> dict[str, File]:
         """Every file that is named, by its path in the partition's directory."""

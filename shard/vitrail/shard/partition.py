@@ -79,6 +79,8 @@ class Snapshot:
     rows: int
     """Only those before this one are built in; a multiple of 8."""
     trained: TrainedFile | None
+    seq: int
+    """Everything up to here has been applied."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +131,8 @@ class Partition:
         """What is being built: "training", "compacting", or nothing."""
         self.troubles: dict[str, str] = {}
         """Why it is behind, where it is: by what it failed to do, until it has done it."""
+        self.clean_wanted = 0
+        """Up to which `seq` its files are to be clean, as `clean_seq` has it."""
         self.rebuilt = ""
         self._lent = ""
         """The file of the index that another process may be reading."""
@@ -174,6 +178,16 @@ class Partition:
     @property
     def dead(self) -> int:
         return self.view.rows - self.view.records
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether its files hold the records that there are now, and nothing else."""
+        return not self.dead and not self._table.has_remains
+
+    @property
+    def wants_cleaning(self) -> bool:
+        """Whether somebody waits for what was deleted to leave its files, and it was told of it."""
+        return self.clean_seq < self.clean_wanted <= self.cursor.seq
 
     @property
     def trained(self) -> TrainedFile | None:
@@ -324,7 +338,8 @@ class Partition:
     def snapshot(self) -> Snapshot:
         """What something can be built of in another process, while this one goes on writing."""
         self._lent = self._trained.file.name if self._trained else ""
-        return Snapshot(self.view, self.life, self._table.described(), self.view.rows // 8 * 8, self._trained)
+        view, rows = self.view, self.view.rows // 8 * 8
+        return Snapshot(view, self.life, self._table.described(), rows, self._trained, self.cursor.seq)
 
     def swap(self, built: Built) -> None:
         """Search what was built from now on; what it lacks is tail.
@@ -359,6 +374,7 @@ class Partition:
             self._show(self.view.live, self.view.records, folded, trained)
         else:
             self._move(built, self.directory / f"table-{name}", folded, trained)
+            self._clean = built.snapshot.seq  # of what was replaced or deleted since, the new table may have rows
         if described is not None and (self._trained is None or described.curve != self._trained.curve):
             self.changes = 0
             self._observed = Observed(described.curve)
@@ -392,6 +408,8 @@ class Partition:
         sync(self._table.directory)
         live = self.directory / f"live-{uuid4().hex[:8]}"
         write_durably(live, view.live.tobytes())
+        if self.is_clean:
+            self._clean = self.cursor.seq
         published = manifest.Manifest(
             collection_uid=self.collection.uid,
             slot_begin=self.slots[0],
@@ -403,10 +421,12 @@ class Partition:
             table=self._table.described(),
             live=hash_file(live),
             trained=self._trained,
+            clean_seq=self._clean,
         )
         published.write(self.directory)
         self._published = self._state()
         self._tidy(published, BUILDING, *filter(None, [self._lent]))
+        self.clean_seq = self._clean
 
     @property
     def wants_publishing(self) -> bool:
@@ -435,7 +455,7 @@ class Partition:
 
     def _read_manifest(self) -> manifest.Manifest | None:
         published = manifest.read(self.directory)
-        if published is None:
+        if published is None or not published.seq:  # the log would not know what an unfinished build was not told
             return None
         self.check(published)
         return published
@@ -461,6 +481,8 @@ class Partition:
         self.life = uuid4().hex  # after the cursor: who sees this life must not take the place of the last one
         self.unverified = published
         """What was published whose vectors nobody has compared with their hashes yet."""
+        self.clean_seq = self._clean = published.clean_seq if published else 0
+        """Of records that were replaced or deleted up to here nothing is left in the files; `_clean` once published."""
         self.held = None
         # What was published may hold rows from beyond its place in the log, but those come again.
         self._written = np.full(SLOTS, published.seq if published else 0, np.int64)

@@ -19,6 +19,8 @@ from vitrail.shard.partitions import Partitions
 from vitrail.shard.view import Found, View
 from vitrail.v1.collection_pb2 import IndexStats, RecallPoint
 from vitrail.v1.shard_pb2 import (
+    CompactRequest,
+    CompactResponse,
     GetDigestsRequest,
     GetDigestsResponse,
     GetStatusRequest,
@@ -102,6 +104,11 @@ class ShardService(ShardServiceServicer):
         await self._follower.rebuild(self._partition(request.collection_uid), request.life, why)
         return RebuildResponse()
 
+    async def Compact(self, request: CompactRequest, context: Context) -> CompactResponse:  # noqa: N802
+        partition = self._partition(request.collection_uid)
+        partition.clean_wanted = max(partition.clean_wanted, request.seq)
+        return CompactResponse()
+
     def _partition(self, uid: int) -> Partition:
         partition = self._partitions.get(uid)
         if partition is None:
@@ -115,6 +122,8 @@ class ShardService(ShardServiceServicer):
         partition = self._partitions.get(group.collection_uid)
         if partition is None:
             return GroupResult(error="unknown collection")
+        if self._follower.is_building(partition):  # to answer from some of the records would look like all of them
+            return GroupResult(error="is being built from the log")
         start = time.monotonic()
         if start - arrived > group.timeout:
             metrics.EXPIRED.inc()
@@ -184,6 +193,7 @@ def _status(partition: Partition) -> PartitionStatus:
         recipe=trained.recipe.factory if trained else "Flat",
         nprobe=setting.nprobe,
         index=_index_stats(partition),
+        clean_seq=partition.clean_seq,
         reached=partition.reached,
     )
 

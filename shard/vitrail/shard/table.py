@@ -95,6 +95,11 @@ class Table:
                 self.documents.copy(source.documents, part)
                 self.columns.copy_rows(source.columns, part, first)
 
+    @property
+    def has_remains(self) -> bool:
+        """Whether bytes lie in its files that belong to no row."""
+        return any(file.has_remains for file in self._files())
+
     def warm(self) -> None:
         """Map all vectors, where they fit into half of the memory that is free for them."""
         if self._vectors.size < available_memory() / 2:
@@ -121,13 +126,16 @@ class Table:
         )
 
     def sync(self) -> None:
-        for file in (self._vectors, *self.documents.files, *self.columns.files):
+        for file in self._files():
             file.sync()
 
     def bytes(self) -> int:
-        return sum(file.size for file in (self._vectors, *self.documents.files, *self.columns.files))
+        return sum(file.size for file in self._files())
 
     def close(self) -> None:
         self._vectors.close()
         self.documents.close()
         self.columns.close()
+
+    def _files(self) -> tuple[AppendFile, ...]:
+        return (self._vectors, *self.documents.files, *self.columns.files)

@@ -44,6 +44,7 @@ def wanted_build(partition: Partition, bytes_a_record: float = 0.0) -> Wanted | 
     why = _why_train(partition, choices)
     rows = partition.view.rows
     compact = partition.dead >= COMPACT_ROWS and partition.dead >= COMPACT_SHARE * rows
+    compact |= partition.wants_cleaning and not partition.is_clean
     if not why and not compact:
         return None
     return Wanted(bool(why), compact, choices, why or f"{partition.dead:,} of {rows:,} rows are dead")
