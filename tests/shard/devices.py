@@ -1,8 +1,6 @@
 """A device for tests: faiss on the CPU, as strict as a GPU is."""
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import faiss
@@ -24,8 +22,27 @@ def check_is_searchable(index: Any) -> None:
     assert index.by_residual
 
 
+class Turns:
+    """A lock that may be taken again, and knows who has it."""
+
+    def __init__(self) -> None:
+        self.owner = 0
+        self._lock = threading.RLock()
+        self._depth = 0
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+        self.owner, self._depth = threading.get_ident(), self._depth + 1
+
+    def __exit__(self, *_: object) -> None:
+        self._depth -= 1
+        if not self._depth:
+            self.owner = 0
+        self._lock.release()
+
+
 class StandIn:
-    """Counts what it is asked, refuses what a GPU would, and fails where two threads meet in it."""
+    """Counts what it is asked, and refuses what a GPU would and whoever has not waited for his turn."""
 
     def __init__(self) -> None:
         self.is_full = False
@@ -34,24 +51,22 @@ class StandIn:
         """Queries."""
         self.held = 0
         """Inverted lists that have not been freed."""
+        self._turns = Turns()
         self.device = Device(self._copy)
-        self._busy = threading.Lock()
+        self.device.lock = self._turns
 
     def _copy(self, index: Any) -> Any:
-        with self.alone():
-            copy = faiss.clone_index(index)
-            return Lists(self, copy) if isinstance(copy, faiss.IndexIVF) else copy
+        self.allocate()
+        copy = faiss.clone_index(index)
+        return Lists(self, copy) if isinstance(copy, faiss.IndexIVF) else copy
 
-    @contextmanager
-    def alone(self, *, allocates: bool = True) -> Iterator[None]:
-        if not self._busy.acquire(blocking=False):
-            raise AssertionError("two threads at once")
-        try:
-            if allocates and self.is_full:
-                raise RuntimeError("no room")
-            yield
-        finally:
-            self._busy.release()
+    def allocate(self) -> None:
+        self.check_turn()
+        if self.is_full:
+            raise RuntimeError("no room")
+
+    def check_turn(self) -> None:
+        assert self._turns.owner == threading.get_ident()
 
 
 class Lists:
@@ -61,11 +76,13 @@ class Lists:
         check_is_searchable(index)
         self._device = device
         self._index = index
+        self._owned = index.quantizer
         device.held += 1
 
     def __del__(self) -> None:
-        with self._device.alone(allocates=False):
-            self._device.held -= 1
+        self._device.check_turn()
+        assert int(self._index.quantizer.this) == int(self._owned.this)  # or another one is freed in its place
+        self._device.held -= 1
 
     @property
     def ntotal(self) -> int:
@@ -90,11 +107,11 @@ class Lists:
 
     def search(self, queries: Floats, count: int) -> tuple[Floats, Rows]:
         assert 1 <= count <= MOST
-        with self._device.alone():
-            self._device.searched += len(queries)
-            scores, rows = self._index.search(queries, count)
+        self._device.allocate()
+        self._device.searched += len(queries)
+        scores, rows = self._index.search(queries, count)
         return np.asarray(scores), np.asarray(rows)
 
     def add_with_ids(self, vectors: Floats, rows: Rows) -> None:
-        with self._device.alone():
-            self._index.add_with_ids(vectors, rows)
+        self._device.allocate()
+        self._index.add_with_ids(vectors, rows)

@@ -128,10 +128,12 @@ def test_every_recipe_can_be_built(dimension: int, records: int) -> None:
 def test_what_a_collection_asks_for_is_what_is_built(choices: Choices) -> None:
     """A recipe keeps to what it was given."""
     recipe = choose_recipe(20_000, 128, choices)
-    faiss.index_factory(128, recipe.factory)
+    index = faiss.index_factory(128, recipe.factory)
     assert recipe.bits == (choices.bits or 4)
     assert recipe.code_bytes == (choices.code_bytes or recipe.code_bytes)
     assert recipe.lists == (choices.lists or recipe.lists)
+    if recipe.bits == 8:
+        assert not faiss.downcast_index(faiss.extract_index_ivf(index)).do_polysemous_training
 
 
 def test_codes_are_cut_to_fit_a_budget() -> None:

@@ -8,6 +8,7 @@ found is never less than without one. What is compared exactly is compared by th
 import math
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,8 @@ class Device:
     def __init__(self, copy: Callable[[Any], Any]) -> None:
         """Take the function that copies a faiss index of the CPU, and raises RuntimeError where there is no room."""
         self.copy = copy
-        self.lock = threading.RLock()
+        # One that can be taken again: the thread that has it may free another index's copy.
+        self.lock: AbstractContextManager[Any] = threading.RLock()
 
 
 class DeviceLists:
