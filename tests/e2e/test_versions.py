@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from tests.e2e.photos import jpeg, tiles
 from tests.e2e.running import Running, eventually, wait_applied
+from tests.shard.rows import clustered
 from vitrail.cli.main import app
 from vitrail.client import Client, FailedPrecondition, InvalidArgument, Record, StoredRecord, VitrailError
 
@@ -152,6 +153,24 @@ def test_nothing_is_lost_however_it_is_flipped(start: Start) -> None:
         client.delete_version("c", 1)
         assert held(client, "c", NEW) == truth
         assert [each.collection.version for each in client.versions("c")] == [2]
+
+
+def test_what_serves_is_trained(start: Start) -> None:
+    """A version that is large enough for an index has one when the first search comes to it."""
+    running = start("--shards", "2")
+    ids = [f"r{number}" for number in range(1500)]
+    with Client(running.address) as client:
+        client.create_collection("c", dimension=OLD, train_at=100)
+        client.upsert("c", ids=ids, vectors=clustered(len(ids), OLD))
+        client.create_version("c", dimension=NEW)
+        waiting = list(client.list("c@2", pending=True))
+        vectors = clustered(len(ids), NEW)
+        client.upsert(
+            "c@2", [Record(each.id, vector=v, fills=each.seq) for each, v in zip(waiting, vectors, strict=True)]
+        )
+        client.activate_version("c", 2, timeout=60)
+        result = client.search("c", vector=vectors[0], top_k=1)
+        assert (result.index.trained, result.coverage.records_searched) == (True, len(ids))
 
 
 class Looking:

@@ -7,7 +7,7 @@ import pytest
 from tests.server.fakes import FakeShard, in_time, serving
 from vitrail.rpc.deadline import Deadline
 from vitrail.rpc.errors import FailedPrecondition, NotFound, Unavailable
-from vitrail.server.freshness import wait_applied
+from vitrail.server.freshness import wait_applied, wait_settled
 from vitrail.server.journal import Journal
 from vitrail.server.store import NewRecord, Write
 from vitrail.server.topology import Topology
@@ -69,3 +69,16 @@ async def test_a_seq_that_never_was(journal: Journal, uid: int) -> None:
         await journal.change_catalog(journal.store.delete_collection, uid)
         with pytest.raises(NotFound):
             await wait_applied(journal, topology, uid, 4, in_time())
+
+
+async def test_waits_for_an_index_where_there_are_records_enough() -> None:
+    """Until each replica that has as many as one needs is trained; the caller hears of those that are not in time."""
+    large, small = FakeShard(0, 2, records={"a": [1.0], "b": [1.0]}), FakeShard(1, 2, records={"a": [1.0]})
+    collection = Collection(uid=1, train_at=2)
+    async with known(large, small) as topology:
+        with pytest.raises(Unavailable, match=large.address) as caught:
+            await wait_settled(topology, collection, Deadline.after(0.1))
+        assert small.address not in str(caught.value)
+        large.trained = True
+        await topology.probe_all()
+        await wait_settled(topology, collection, in_time())

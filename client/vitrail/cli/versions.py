@@ -10,6 +10,8 @@ from vitrail.cli.common import DEFAULT_ADDRESS, Address, AsJson, connected, prin
 from vitrail.client import Client, FailedPrecondition, FillReport, Version
 
 COLUMNS = ["version", "state", "records", "pending", "dimension", "metric", "embedder", "created"]
+PATIENCE = 3600.0
+"""Seconds for shards to train what is to serve."""
 
 
 def versions(
@@ -22,7 +24,7 @@ def versions(
     """Show the versions of a collection, and how many of their vectors are still to be made."""
     with connected(address) as client:
         if activate is not None:
-            client.activate_version(collection, activate)
+            client.activate_version(collection, activate, timeout=PATIENCE)
         if delete is not None:
             client.delete_version(collection, delete)
         every = client.versions(collection)
@@ -72,7 +74,7 @@ def _activate(client: Client, collection: str, version: int, images: Path | None
     """Flip, and fill again what was written since the last round for as long as that helps."""
     while True:
         try:
-            client.activate_version(collection, version)
+            client.activate_version(collection, version, timeout=PATIENCE)
         except FailedPrecondition:
             if not client.fill(f"{collection}@{version}", images).filled:
                 raise

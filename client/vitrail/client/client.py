@@ -193,7 +193,7 @@ class Client:
 
         Raises:
             FailedPrecondition: Vectors of it are pending.
-            Unavailable: The shards did not apply its log within the timeout.
+            Unavailable: The shards did not apply its log and train its index within the timeout.
         """
         return self._run(operations.activate_version(name, version), timeout)
 

@@ -146,7 +146,7 @@ class CollectionServiceServicer(object):
 
     def ActivateVersion(self, request, context):
         """Have the name stand for another version from now on. FAILED_PRECONDITION while vectors of it are pending;
-        waits until the shards have applied its log, and is UNAVAILABLE where they do not in time.
+        waits until the shards have applied its log and trained its index, and is UNAVAILABLE where they do not in time.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -300,7 +300,7 @@ class CollectionServiceStub(typing.Generic[_CollectionServiceCreateCollectionTyp
 
     ActivateVersion: _CollectionServiceActivateVersionType
     """Have the name stand for another version from now on. FAILED_PRECONDITION while vectors of it are pending;
-    waits until the shards have applied its log, and is UNAVAILABLE where they do not in time.
+    waits until the shards have applied its log and trained its index, and is UNAVAILABLE where they do not in time.
     """
 
     DeleteVersion: _CollectionServiceDeleteVersionType
@@ -421,7 +421,7 @@ class CollectionServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[vitrail.v1.collection_pb2.ActivateVersionResponse, collections.abc.Awaitable[vitrail.v1.collection_pb2.ActivateVersionResponse]]:
         """Have the name stand for another version from now on. FAILED_PRECONDITION while vectors of it are pending;
-        waits until the shards have applied its log, and is UNAVAILABLE where they do not in time.
+        waits until the shards have applied its log and trained its index, and is UNAVAILABLE where they do not in time.
         """
 
     @abc.abstractmethod

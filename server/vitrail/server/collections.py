@@ -9,7 +9,7 @@ from vitrail.server import metrics, validate
 from vitrail.server.deadlines import deadline_of
 from vitrail.server.digests import Held, ask
 from vitrail.server.embedding import Pipelines
-from vitrail.server.freshness import wait_applied
+from vitrail.server.freshness import wait_applied, wait_settled
 from vitrail.server.journal import Journal
 from vitrail.server.topology import PROBE_TIMEOUT, QUARANTINED, Replica, Topology
 from vitrail.v1.collection_pb2 import (
@@ -155,8 +155,9 @@ class CollectionService(CollectionServiceServicer):
         version = self._version(request.name, request.version)
         heads = await self._journal.read(self._journal.store.heads)
         _, seq = heads.collections.get(version.uid, (0, 0))
-        # Searches go over to it at once: the shards must have it before.
+        # Searches go over to it at once: the shards must have it before, and be as fast in it as in the other.
         await wait_applied(self._journal, self._topology, version.uid, seq, deadline)
+        await wait_settled(self._topology, version, deadline)
         store = self._journal.store
         activated = await self._journal.change_catalog(store.activate_version, request.name, request.version)
         return ActivateVersionResponse(collection=activated)

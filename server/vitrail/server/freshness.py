@@ -1,4 +1,7 @@
-"""Reading what was written: a search that names a `seq` waits until the shards have applied the log so far."""
+"""Reading what was written: a search that names a `seq` waits until the shards have applied the log so far.
+
+A version of a collection that is to serve waits for more: until they search it as fast as they will.
+"""
 
 import asyncio
 from collections.abc import Sequence
@@ -7,9 +10,11 @@ from vitrail.rpc.deadline import Deadline
 from vitrail.rpc.errors import FailedPrecondition, NotFound, Unavailable
 from vitrail.server.journal import Journal
 from vitrail.server.topology import Replica, Topology
+from vitrail.v1.collection_pb2 import Collection
 
 # How often a shard that is behind is asked again.
 ASK_SECONDS = 0.01
+TRAINING_SECONDS = 0.25
 
 
 async def wait_applied(journal: Journal, topology: Topology, uid: int, seq: int, deadline: Deadline) -> None:
@@ -31,6 +36,20 @@ async def wait_applied(journal: Journal, topology: Topology, uid: int, seq: int,
         await asyncio.sleep(ASK_SECONDS)
 
 
+async def wait_settled(topology: Topology, collection: Collection, deadline: Deadline) -> None:
+    """Wait until no replica that may be asked has more records of a collection than one that is not trained should.
+
+    Raises:
+        Unavailable: One did not get there in time.
+    """
+    while training := [each.address for each in _asked(topology) if not each.is_settled_in(collection)]:
+        if deadline.expired:
+            raise Unavailable(
+                f"its first index is not trained yet: {', '.join(training)}", retry_after=TRAINING_SECONDS
+            )
+        await asyncio.sleep(min(TRAINING_SECONDS, deadline.remaining))  # they are probed meanwhile
+
+
 async def _check(journal: Journal, uid: int, seq: int) -> None:
     heads = await journal.read(journal.store.heads)
     if uid not in heads.collections:
@@ -41,8 +60,11 @@ async def _check(journal: Journal, uid: int, seq: int) -> None:
 
 
 def _behind(topology: Topology, uid: int, seq: int) -> list[Replica]:
-    replicas = [replica for shard in topology.shards for replica in shard.replicas]
-    return [each for each in replicas if not each.failure and each.applied.get(uid, 0) < seq]
+    return [each for each in _asked(topology) if each.applied.get(uid, 0) < seq]
+
+
+def _asked(topology: Topology) -> list[Replica]:
+    return [replica for shard in topology.shards for replica in shard.replicas if not replica.failure]
 
 
 def _said(behind: Sequence[Replica], uid: int, seq: int) -> str:

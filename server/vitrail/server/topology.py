@@ -89,6 +89,11 @@ class Replica:
         partitions = self.status.partitions if self.status else ()
         return next((partition for partition in partitions if partition.collection_uid == uid), None)
 
+    def is_settled_in(self, collection: Collection) -> bool:
+        """Whether it has an index of a collection that is large enough for one."""
+        partition = self.partition(collection.uid)
+        return partition is None or partition.state == "trained" or partition.records < collection.train_at
+
     def reached(self, uid: int) -> int:
         """Up to which `seq` of a collection it has gone, be it in a pass over the log that is not complete yet."""
         partition = self.partition(uid)
