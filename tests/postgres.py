@@ -22,7 +22,7 @@ class Postgres:
 
     def __init__(self, directory: Path) -> None:
         directory.mkdir()
-        self._directory = directory
+        self.directory = directory
         self._server = PostgresServer(directory)
 
     def new_database(self) -> str:
@@ -46,7 +46,7 @@ class Postgres:
             "postmaster.pid",
             ".s.PGSQL.5432.lock",
         ):  # it is dead, but may still be a zombie, which looks alive
-            (self._directory / name).unlink(missing_ok=True)
+            (self.directory / name).unlink(missing_ok=True)
         self._server.ensure_postgres_running()
 
     def suspend(self) -> None:

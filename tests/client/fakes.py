@@ -37,6 +37,7 @@ class Fake(grpc.GenericRpcHandler):
         hang_at: The same for calls with this message alone.
         hanging: Set once a call does so.
         page: The largest page of ListRecords.
+        calls_to_purge: How often it is asked to purge until nothing is left.
         space: That of its embedder.
         refused_attributes: Names that no attribute may have.
         renumbers: Collections change their uid whenever a page is read.
@@ -48,6 +49,7 @@ class Fake(grpc.GenericRpcHandler):
     hang_at: str = ""
     hanging: threading.Event = field(default_factory=threading.Event)
     page: int = 1000
+    calls_to_purge: int = 3
     space: str = "default:1"
     refused_attributes: set[str] = field(default_factory=set)
     renumbers: bool = False
@@ -136,6 +138,17 @@ class Fake(grpc.GenericRpcHandler):
             records=len(self.records[request.name]),
             seq=self.seq,
             partitions=[partition, collection_pb2.PartitionStats(shard=1)],
+        )
+
+    def purge(self, request: Any) -> Message:
+        self.find(request.name)
+        self.calls_to_purge -= 1
+        remains = [collection_pb2.PurgeRemains(where="127.0.0.1:7001", why="is to compact")]
+        return collection_pb2.PurgeCollectionResponse(
+            seq=request.seq or 7,
+            done=self.calls_to_purge <= 0,
+            remains=remains if self.calls_to_purge > 0 else [],
+            notes=["backups"],
         )
 
     def upsert(self, request: Any) -> Message:
@@ -251,6 +264,7 @@ ANSWERS: dict[str, tuple[type[Message], Callable[[Fake, Any], Message]]] = {
     ),
     "UpdateCollection": (collection_pb2.UpdateCollectionRequest, Fake.update),
     "DeleteCollection": (collection_pb2.DeleteCollectionRequest, Fake.drop),
+    "PurgeCollection": (collection_pb2.PurgeCollectionRequest, Fake.purge),
     "GetCollectionStats": (collection_pb2.GetCollectionStatsRequest, Fake.stats),
     "UpsertRecords": (record_pb2.UpsertRecordsRequest, Fake.upsert),
     "GetRecord": (record_pb2.GetRecordRequest, Fake.get),

@@ -163,6 +163,31 @@ def test_a_missing_extra_is_named(vitrail: Shell, monkeypatch: pytest.MonkeyPatc
     assert result.stderr == "error: this needs more packages (pyarrow is missing): pip install 'vitrail[parquet]'\n"
 
 
+def test_purge_goes_on_until_nothing_is_left(vitrail: Shell, fake: Fake) -> None:
+    """It asks again for the same place in the log, says what is left on the way, and at the end that nothing is."""
+    vitrail("collections", "create", "c", "--dimension", 2)
+    result = vitrail("purge", "c")
+    assert result.exit_code == 0
+    assert [request.seq for request in fake.requests["PurgeCollectionRequest"]] == [0, 7, 7]
+    assert "left: 127.0.0.1:7001 (is to compact)" in result.stderr
+    assert "nothing is left of what was deleted or replaced in c up to 7" in result.stdout
+    assert "not looked into: backups" in result.stdout
+
+
+def test_purge_tells_what_is_left(vitrail: Shell, fake: Fake) -> None:
+    """When the time is over it ends with an error, and the report says where something may be."""
+    vitrail("collections", "create", "c", "--dimension", 2)
+    fake.calls_to_purge = 100
+    result = vitrail("purge", "c", "--timeout", 0, "--json")
+    assert result.exit_code == 1
+    report = json.loads(result.stdout)
+    assert (report["seq"], report["done"]) == (7, False)
+    assert report["remains"] == [{"where": "127.0.0.1:7001", "why": "is to compact"}]
+    table = vitrail("purge", "c", "--timeout", 0).stdout
+    assert "127.0.0.1:7001" in table
+    assert "is to compact" in table
+
+
 def test_collections(vitrail: Shell, fake: Fake) -> None:
     """They are created, listed and deleted, and deleting asks first."""
     assert vitrail("collections", "create", "v", "--dimension", 8, "--metric", "euclidean").exit_code == 0

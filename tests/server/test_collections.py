@@ -7,6 +7,7 @@ from vitrail.rpc.errors import AlreadyExists, FailedPrecondition, InvalidArgumen
 from vitrail.server.collections import CollectionService
 from vitrail.server.embedding import Pipelines
 from vitrail.server.journal import Journal
+from vitrail.server.purging import Purging
 from vitrail.server.store import NewRecord, Write
 from vitrail.server.topology import Topology
 from vitrail.v1.collection_pb2 import (
@@ -38,7 +39,9 @@ class NoPipeline:
 @pytest.fixture
 def service(journal: Journal) -> CollectionService:
     pipeline: Any = NoPipeline()
-    return CollectionService(journal, Pipelines([pipeline]), Topology([]), SOON, "127.0.0.1:9090")
+    return CollectionService(
+        journal, Pipelines([pipeline]), Topology([]), SOON, "127.0.0.1:9090", Purging(journal, Topology([]), 1)
+    )
 
 
 async def create(service: CollectionService, name: str = "c", **fields: Any) -> Any:
@@ -135,7 +138,9 @@ async def test_what_a_partition_says_of_its_index(journal: Journal) -> None:
     shard = FakeShard(index_stats=index)
     async with serving(shard):
         topology = Topology([shard.address])
-        service = CollectionService(journal, Pipelines([]), topology, SOON, "127.0.0.1:9090")
+        service = CollectionService(
+            journal, Pipelines([]), topology, SOON, "127.0.0.1:9090", Purging(journal, topology, 1)
+        )
         await create(service)
         stats = await service.GetCollectionStats(GetCollectionStatsRequest(name="c"), CONTEXT)
         await topology.close()

@@ -1,18 +1,29 @@
 """Deleting for good in the store, and what followers are told who were not told of a tombstone in time."""
 
+import asyncio
+import contextlib
 import time
+from collections.abc import AsyncIterator
+from functools import partial
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.postgres import Postgres
+from tests.server.fakes import PATIENCE, FakeShard, in_time, serving
+from vitrail.rpc.errors import FailedPrecondition, NotFound, Unavailable
 from vitrail.rpc.slots import SLOTS
 from vitrail.server.database import Database
+from vitrail.server.journal import Journal
 from vitrail.server.log import Told
+from vitrail.server.purging import Purging
 from vitrail.server.store import NewRecord, Page, Store, Write, Written
 from vitrail.server.tables import commits, records
-from vitrail.v1.collection_pb2 import Collection
+from vitrail.server.topology import Topology
+from vitrail.v1.collection_pb2 import Collection, PurgeCollectionResponse
 from vitrail.v1.log_pb2 import Cursor
 
 ALL = (0, SLOTS)
@@ -180,6 +191,7 @@ def test_a_migration_keeps_what_was_there(location: str) -> None:
             "DROP INDEX tombstones",
             "ALTER TABLE commits DROP COLUMN committed_at",
             "ALTER TABLE collections DROP COLUMN purged",
+            "ALTER TABLE collections DROP COLUMN clean",
             "UPDATE alembic_version SET version_num = '0003'",
         ):
             connection.execute(sa.text(statement))
@@ -195,3 +207,166 @@ def test_a_migration_keeps_what_was_there(location: str) -> None:
     purge(store, uid, 2)
     assert not page(store, uid).rows
     store.close()
+
+
+NEEDLES = ["an-id-of-mine", "uri-of-mine", "vector of mine", "replaced-id", "uri-replaced", "other-id", "its vector"]
+
+
+def found_in(directory: Path, needles: list[str]) -> list[str]:
+    """Those that lie in a file somewhere in a directory."""
+    content = b"".join(path.read_bytes() for path in directory.rglob("*") if path.is_file())
+    return [needle for needle in needles if needle.encode() in content]
+
+
+@pytest.fixture
+def files(request: pytest.FixtureRequest, location: str, tmp_path: Path) -> Path:
+    """Where the database keeps its tables, indexes and statistics."""
+    if location == str(tmp_path):
+        return tmp_path
+    postgres: Postgres = request.getfixturevalue("postgres")
+    return postgres.directory / "base"
+
+
+def checkpoint(store: Store) -> None:
+    """Have PostgreSQL write what it holds in memory: SQLite's write-ahead log is among the files."""
+    if store.is_shared:
+        with store._database.transaction() as connection:
+            connection.execute(sa.text("ANALYZE"))  # which keeps samples of values
+        with store._database.transaction() as connection:
+            connection.execute(sa.text("CHECKPOINT"))
+
+
+def test_nothing_is_left_in_the_files(store: Store, uid: int, files: Path) -> None:
+    """Ids, uris and vectors of what was deleted, replaced, or of a collection that was dropped."""
+    other = store.create_collection(Collection(name="other", dimension=2)).uid
+    many = [NewRecord(f"kept-{n % 97}-{n}", {}, vector=bytes(600)) for n in range(2000)]
+    store.write([Write(uid, many)])
+    mine = NewRecord("an-id-of-mine", {}, uri="uri-of-mine", vector=b"vector of mine")
+    store.write([Write(uid, [mine, NewRecord("replaced-id", {}, uri="uri-replaced", vector=bytes(8))])])
+    store.write([Write(other, [NewRecord("other-id", {}, vector=b"its vector")])])
+    checkpoint(store)
+    write(store, uid, "replaced-id")
+    checkpoint(store)
+    assert found_in(files, NEEDLES) == NEEDLES
+    store.delete_collection(other)
+    store.write([Write(uid, deletes=["an-id-of-mine"])])
+    head = store.heads().collections[uid][1]
+    purge(store, uid, head)
+    assert store.clean([uid]) == {uid: 0}
+    store.rewrite()
+    assert store.clean([uid]) == {uid: head}
+    checkpoint(store)
+    assert found_in(files, NEEDLES) == ["replaced-id"]
+    assert store.heads().collections[uid] == (2001, head)
+    store.delete_collection(store.create_collection(Collection(name="third", dimension=2)).uid)
+    assert store.clean([uid]) == {uid: 0}  # the records of that one lay among these
+
+
+def test_what_others_may_still_read_is_left(postgres: Postgres) -> None:
+    """PostgreSQL keeps deleted rows for transactions that began before: nobody is told that they are gone."""
+    store = Store(Database(postgres.new_database()))
+    uid = store.create_collection(Collection(name="c", dimension=2)).uid
+    write(store, uid, "a")
+    with store._database.snapshot() as connection:
+        connection.execute(sa.select(records.c.id)).all()
+        write(store, uid, deletes="a")
+        purge(store, uid, 2)
+        with pytest.raises(Unavailable, match="may still read"):
+            store.rewrite()
+        assert store.clean([uid]) == {uid: 0}
+    store.rewrite()
+    assert store.clean([uid]) == {uid: 2}
+    store.close()
+
+
+@contextlib.asynccontextmanager
+async def purging(journal: Journal, *shards: FakeShard, horizon: float = 3600) -> AsyncIterator[Purging]:
+    async with serving(*shards):
+        topology = Topology([shard.address for shard in shards])
+        yield Purging(journal, topology, horizon)
+        await topology.close()
+
+
+@pytest.fixture
+async def collection(journal: Journal) -> Collection:
+    """One with two records, the first of which was deleted."""
+    made = await journal.change_catalog(journal.store.create_collection, Collection(name="c", dimension=2))
+    await journal.change(write, journal.store, made.uid, "a", "b")
+    await journal.change(partial(write, journal.store, made.uid, deletes="a"))
+    assert made.uid == 1  # what fake shards speak of
+    return made
+
+
+def left(response: PurgeCollectionResponse) -> dict[str, str]:
+    return {each.where: each.why for each in response.remains}
+
+
+async def test_all_of_it(journal: Journal, collection: Collection) -> None:
+    """Shards apply the deletion, then the tombstone goes, then files are written anew; to ask again does nothing."""
+    late, busy = FakeShard(0, 2, seq=2), FakeShard(1, 2, seq=3, keeps_dead_rows=True)
+    async with purging(journal, late, busy) as purger:
+        response = await purger.purge([collection], 0, in_time())
+        assert (response.seq, response.done) == (3, False)
+        assert left(response) == {
+            "the store": "shards do not all know what was deleted",
+            late.address: "has not applied all of the log",
+            busy.address: "is to compact",
+        }
+        assert any(row.deleted for row in page(journal.store, 1).rows)
+        await journal.change(write, journal.store, 1, "c")
+        late.seq = 4
+        await eventually_done(purger, collection, {busy.address: "is to compact"})
+        assert [row.id for row in page(journal.store, 1).rows] == ["b", "c"]
+        busy.keeps_dead_rows = False
+        await eventually_done(purger, collection, {})
+        clean = journal.store.clean([1])
+        again = await purger.purge([collection], 3, in_time())
+        assert (again.done, again.seq, list(again.remains), journal.store.clean([1])) == (True, 3, [], clean)
+        assert bool(again.notes) == journal.store.is_shared
+
+
+async def eventually_done(purger: Purging, collection: Collection, remains: dict[str, str]) -> None:
+    async with asyncio.timeout(PATIENCE):
+        while left(await purger.purge([collection], 3, in_time())) != remains:
+            pass
+
+
+async def test_a_process_that_is_away_is_named(journal: Journal, collection: Collection) -> None:
+    """It does not hold up the others, and whoever asks hears that it may hold something."""
+    there, away = FakeShard(0, 2, seq=3), FakeShard(1, 2, seq=3)
+    async with purging(journal, there) as purger:
+        purger._topology.use([there.address, "127.0.0.1:1"])
+        await eventually_done(purger, collection, {"127.0.0.1:1": "unreachable"})
+        assert there.clean_seq == 3
+    assert away.clean_seq == 0
+
+
+async def test_purging_what_is_not_there(journal: Journal, collection: Collection) -> None:
+    """A `seq` that the log does not have, and a collection that is gone."""
+    async with purging(journal) as purger:
+        with pytest.raises(FailedPrecondition, match="ends at 3, before 4"):
+            await purger.purge([collection], 4, in_time())
+        await journal.change_catalog(journal.store.delete_collection, 1)
+        with pytest.raises(NotFound):
+            await purger.purge([collection], 0, in_time())
+
+
+async def test_what_is_old_is_purged_by_itself(journal: Journal, collection: Collection) -> None:
+    """Tombstones, and the marks of places that nobody who is up to date is at; what is young stays."""
+    place = page(journal.store, 1).head
+    async with purging(journal, horizon=3600) as purger:
+        await purger.purge_old()
+        assert page(journal.store, 1).purged == 0
+    await asyncio.sleep(0.1)
+    await journal.change(partial(write, journal.store, 1, deletes="b"))
+    later = page(journal.store, 1).head
+    async with purging(journal, horizon=0.05) as purger:
+        await purger.purge_old()
+    assert page(journal.store, 1).purged == 3
+    assert [(row.id, row.deleted) for row in page(journal.store, 1).rows] == [("b", True)]
+    assert [journal.store.knows(each) for each in (place, later)] == [True, True]
+    await asyncio.sleep(0.1)
+    async with purging(journal, horizon=0.05) as purger:
+        await purger.purge_old()
+    assert not page(journal.store, 1).rows
+    assert [journal.store.knows(each) for each in (place, later)] == [False, True]

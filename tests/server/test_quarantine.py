@@ -19,6 +19,7 @@ from vitrail.server.embedding import Pipelines
 from vitrail.server.fanout import Answer, Fanout, Parameters
 from vitrail.server.freshness import wait_applied
 from vitrail.server.journal import Journal
+from vitrail.server.purging import Purging
 from vitrail.server.quarantine import Quarantine
 from vitrail.server.store import NewRecord, Write
 from vitrail.server.topology import QUARANTINED, Replica, Topology
@@ -260,7 +261,9 @@ async def test_what_is_shown_of_digests(journal: Journal) -> None:
     """Of each process at its own `seq`; those of a layout add up to the same."""
     shards = FakeShard(), FakeShard(), FakeShard(0, 2), FakeShard(1, 2)
     async with followed(journal, *shards) as world:
-        service = CollectionService(journal, Pipelines([]), world.topology, SOON, "")
+        service = CollectionService(
+            journal, Pipelines([]), world.topology, SOON, "", Purging(journal, world.topology, 1)
+        )
         one, same, *halves = await partitions(service)
         assert one.digest == same.digest != ""
         assert one.seq == len(NAMES)

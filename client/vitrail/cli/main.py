@@ -7,6 +7,7 @@ from vitrail.cli.bench.command import bench
 from vitrail.cli.index import index
 from vitrail.cli.moving import export, import_
 from vitrail.cli.processes import server, shard
+from vitrail.cli.purge import purge
 from vitrail.cli.search import search
 from vitrail.cli.shards import shards
 from vitrail.cli.stats import stats
@@ -25,6 +26,7 @@ app.command()(index)
 app.command()(search)
 app.command()(export)
 app.command("import")(import_)
+app.command()(purge)
 app.command()(stats)
 app.command()(versions)
 app.command()(reembed)

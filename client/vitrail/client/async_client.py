@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -30,6 +30,7 @@ from vitrail.client.models import (
     IndexOptions,
     IndexReport,
     Metric,
+    PurgeReport,
     Query,
     Record,
     SearchResult,
@@ -295,6 +296,12 @@ class AsyncClient:
         from vitrail.client.parquet.importing import import_  # an extra
 
         return await self._run(import_(Path(path), name, progress), timeout, in_thread=True)
+
+    async def purge(
+        self, name: str, *, timeout: float = 300.0, on_progress: Callable[[PurgeReport], None] | None = None
+    ) -> PurgeReport:
+        """See `Client.purge`."""
+        return await self._run(operations.purge(name, timeout, on_progress))
 
     async def stats(self, name: str) -> CollectionStats:
         """See `Client.stats`."""

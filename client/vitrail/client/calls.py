@@ -77,4 +77,5 @@ CREATE_VERSION = Method(f"{_COLLECTIONS}/CreateVersion", collection_pb2.CreateVe
 LIST_VERSIONS = Method(f"{_COLLECTIONS}/ListVersions", collection_pb2.ListVersionsResponse)
 ACTIVATE_VERSION = Method(f"{_COLLECTIONS}/ActivateVersion", collection_pb2.ActivateVersionResponse)
 DELETE_VERSION = Method(f"{_COLLECTIONS}/DeleteVersion", collection_pb2.DeleteVersionResponse)
+PURGE = Method(f"{_COLLECTIONS}/PurgeCollection", collection_pb2.PurgeCollectionResponse)
 STATS = Method(f"{_COLLECTIONS}/GetCollectionStats", collection_pb2.GetCollectionStatsResponse)

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from types import TracebackType
@@ -30,6 +30,7 @@ from vitrail.client.models import (
     IndexOptions,
     IndexReport,
     Metric,
+    PurgeReport,
     Query,
     Record,
     SearchResult,
@@ -458,6 +459,21 @@ class Client:
         from vitrail.client.parquet.importing import import_  # an extra
 
         return self._run(import_(Path(path), name, progress), timeout)
+
+    def purge(
+        self, name: str, *, timeout: float = 300.0, on_progress: Callable[[PurgeReport], None] | None = None
+    ) -> PurgeReport:
+        """Leave nothing of records that were deleted or replaced before the call, in the store and in shards.
+
+        The store's files and the partitions are written anew, which takes as long as copying them; searches go on
+        meanwhile, writes may wait. A shard process that is away is built anew when it comes back.
+
+        Args:
+            name: Of the collection; all versions of it are purged.
+            timeout: Seconds until what is left is reported, whatever it is.
+            on_progress: Is given each report on the way.
+        """
+        return self._run(operations.purge(name, timeout, on_progress))
 
     def stats(self, name: str) -> CollectionStats:
         """See what the store and every shard hold of a collection."""

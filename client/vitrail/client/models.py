@@ -487,6 +487,31 @@ class CollectionStats:
 
 
 @dataclass(frozen=True, slots=True)
+class PurgeRemains:
+    """Where something of a deleted record may be left: in "the store", or at the address of a shard process."""
+
+    where: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class PurgeReport:
+    """What is left of the records of a collection that were deleted or replaced.
+
+    Attributes:
+        seq: Those up to this sequence number are meant.
+        done: Nothing is left in the store and in shards.
+        remains: What may still hold something, where it is not done.
+        notes: What nobody looked into.
+    """
+
+    seq: int
+    done: bool
+    remains: tuple[PurgeRemains, ...]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class FileError:
     """A file that `index` could not read, or that the server refused."""
 

@@ -1,6 +1,6 @@
 """What each method of the clients does, as generators of calls; see `calls`."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import repeat
 from typing import Any, Literal
 
@@ -22,6 +22,7 @@ from vitrail.client.calls import (
     LIST_COLLECTIONS,
     LIST_RECORDS,
     LIST_VERSIONS,
+    PURGE,
     SEARCH,
     SET_SHARDS,
     SHARDS,
@@ -38,6 +39,7 @@ from vitrail.client.models import (
     CollectionStats,
     DeleteResult,
     ItemError,
+    PurgeReport,
     Query,
     Record,
     SearchResult,
@@ -49,6 +51,7 @@ from vitrail.client.models import (
 from vitrail.client.requests import SearchOptions, int32
 from vitrail.client.vectors import MatrixLike, to_array, to_float32
 from vitrail.rpc.attributes import AttributeValue
+from vitrail.rpc.deadline import Deadline
 from vitrail.rpc.errors import AlreadyExists, InvalidArgument
 from vitrail.rpc.vectors import FLOAT32, to_bytes
 from vitrail.v1 import cluster_pb2, collection_pb2, record_pb2, search_pb2, types_pb2
@@ -113,6 +116,19 @@ def delete_version(name: str, version: int) -> Operation[None]:
 def stats(name: str) -> Operation[CollectionStats]:
     response = yield from send(STATS, collection_pb2.GetCollectionStatsRequest(name=name))
     return responses.collection_stats(response)
+
+
+def purge(name: str, timeout: float, on_progress: Callable[[PurgeReport], None] | None) -> Operation[PurgeReport]:
+    """Ask again until nothing is left, or the time is over; each call waits for progress on the server."""
+    deadline, seq = Deadline.after(timeout), 0
+    while True:
+        response = yield from send(PURGE, collection_pb2.PurgeCollectionRequest(name=name, seq=seq))
+        report = responses.purge_report(response)
+        if on_progress is not None:
+            on_progress(report)
+        if report.done or deadline.expired:
+            return report
+        seq = report.seq
 
 
 def shards() -> Operation[Shards]:

@@ -17,6 +17,8 @@ from vitrail.client.models import (
     IndexStats,
     ItemError,
     PartitionStats,
+    PurgeRemains,
+    PurgeReport,
     RecallPoint,
     SearchResult,
     ShardProcess,
@@ -172,6 +174,15 @@ def partition_stats(message: collection_pb2.PartitionStats) -> PartitionStats:
         shards=message.shards,
         digest=message.digest,
         quarantined=message.quarantined,
+    )
+
+
+def purge_report(message: collection_pb2.PurgeCollectionResponse) -> PurgeReport:
+    return PurgeReport(
+        seq=message.seq,
+        done=message.done,
+        remains=tuple(PurgeRemains(each.where, each.why) for each in message.remains),
+        notes=tuple(message.notes),
     )
 
 

@@ -791,3 +791,76 @@ class DeleteVersionResponse(google.protobuf.message.Message):
     ) -> None: ...
 
 Global___DeleteVersionResponse: typing_extensions.TypeAlias = DeleteVersionResponse
+
+@typing.final
+class PurgeCollectionRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    SEQ_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    seq: builtins.int
+    """Of records that were deleted or replaced up to here nothing is to be left. 0 in the first call, which
+    takes where the log ends; in the next ones what the first was answered.
+    """
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        seq: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["name", b"name", "seq", b"seq"]) -> None: ...
+
+Global___PurgeCollectionRequest: typing_extensions.TypeAlias = PurgeCollectionRequest
+
+@typing.final
+class PurgeCollectionResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SEQ_FIELD_NUMBER: builtins.int
+    DONE_FIELD_NUMBER: builtins.int
+    REMAINS_FIELD_NUMBER: builtins.int
+    NOTES_FIELD_NUMBER: builtins.int
+    seq: builtins.int
+    done: builtins.bool
+    """Nothing is left in the store and in the processes below."""
+    @property
+    def remains(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___PurgeRemains]:
+        """What may still hold something."""
+
+    @property
+    def notes(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """What nobody looked into."""
+
+    def __init__(
+        self,
+        *,
+        seq: builtins.int = ...,
+        done: builtins.bool = ...,
+        remains: collections.abc.Iterable[Global___PurgeRemains] | None = ...,
+        notes: collections.abc.Iterable[builtins.str] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["done", b"done", "notes", b"notes", "remains", b"remains", "seq", b"seq"]) -> None: ...
+
+Global___PurgeCollectionResponse: typing_extensions.TypeAlias = PurgeCollectionResponse
+
+@typing.final
+class PurgeRemains(google.protobuf.message.Message):
+    """Where something may be left."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    WHERE_FIELD_NUMBER: builtins.int
+    WHY_FIELD_NUMBER: builtins.int
+    where: builtins.str
+    """"the store", or the address of a shard process."""
+    why: builtins.str
+    def __init__(
+        self,
+        *,
+        where: builtins.str = ...,
+        why: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["where", b"where", "why", b"why"]) -> None: ...
+
+Global___PurgeRemains: typing_extensions.TypeAlias = PurgeRemains

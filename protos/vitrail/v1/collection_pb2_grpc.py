@@ -65,6 +65,11 @@ class CollectionServiceStub(object):
                 request_serializer=vitrail_dot_v1_dot_collection__pb2.GetCollectionStatsRequest.SerializeToString,
                 response_deserializer=vitrail_dot_v1_dot_collection__pb2.GetCollectionStatsResponse.FromString,
                 _registered_method=True)
+        self.PurgeCollection = channel.unary_unary(
+                '/vitrail.v1.CollectionService/PurgeCollection',
+                request_serializer=vitrail_dot_v1_dot_collection__pb2.PurgeCollectionRequest.SerializeToString,
+                response_deserializer=vitrail_dot_v1_dot_collection__pb2.PurgeCollectionResponse.FromString,
+                _registered_method=True)
         self.CreateVersion = channel.unary_unary(
                 '/vitrail.v1.CollectionService/CreateVersion',
                 request_serializer=vitrail_dot_v1_dot_collection__pb2.CreateVersionRequest.SerializeToString,
@@ -123,6 +128,15 @@ class CollectionServiceServicer(object):
 
     def GetCollectionStats(self, request, context):
         """What the store and every shard hold of a collection.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PurgeCollection(self, request, context):
+        """Leave nothing of records that were deleted or replaced, in any version of a collection: their tombstones
+        are purged, the store's files are written anew, and every shard process compacts its partitions. Answers
+        after a second at most; to be called again until it is done.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -191,6 +205,11 @@ def add_CollectionServiceServicer_to_server(servicer, server):
                     servicer.GetCollectionStats,
                     request_deserializer=vitrail_dot_v1_dot_collection__pb2.GetCollectionStatsRequest.FromString,
                     response_serializer=vitrail_dot_v1_dot_collection__pb2.GetCollectionStatsResponse.SerializeToString,
+            ),
+            'PurgeCollection': grpc.unary_unary_rpc_method_handler(
+                    servicer.PurgeCollection,
+                    request_deserializer=vitrail_dot_v1_dot_collection__pb2.PurgeCollectionRequest.FromString,
+                    response_serializer=vitrail_dot_v1_dot_collection__pb2.PurgeCollectionResponse.SerializeToString,
             ),
             'CreateVersion': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateVersion,
@@ -376,6 +395,33 @@ class CollectionService(object):
             '/vitrail.v1.CollectionService/GetCollectionStats',
             vitrail_dot_v1_dot_collection__pb2.GetCollectionStatsRequest.SerializeToString,
             vitrail_dot_v1_dot_collection__pb2.GetCollectionStatsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PurgeCollection(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vitrail.v1.CollectionService/PurgeCollection',
+            vitrail_dot_v1_dot_collection__pb2.PurgeCollectionRequest.SerializeToString,
+            vitrail_dot_v1_dot_collection__pb2.PurgeCollectionResponse.FromString,
             options,
             channel_credentials,
             insecure,

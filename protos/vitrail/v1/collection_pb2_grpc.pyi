@@ -121,6 +121,22 @@ _CollectionServiceGetCollectionStatsType = typing_extensions.TypeVar(
     ],
 )
 
+_CollectionServicePurgeCollectionType = typing_extensions.TypeVar(
+    '_CollectionServicePurgeCollectionType',
+    grpc.UnaryUnaryMultiCallable[
+        vitrail.v1.collection_pb2.PurgeCollectionRequest,
+        vitrail.v1.collection_pb2.PurgeCollectionResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        vitrail.v1.collection_pb2.PurgeCollectionRequest,
+        vitrail.v1.collection_pb2.PurgeCollectionResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        vitrail.v1.collection_pb2.PurgeCollectionRequest,
+        vitrail.v1.collection_pb2.PurgeCollectionResponse,
+    ],
+)
+
 _CollectionServiceCreateVersionType = typing_extensions.TypeVar(
     '_CollectionServiceCreateVersionType',
     grpc.UnaryUnaryMultiCallable[
@@ -185,7 +201,7 @@ _CollectionServiceDeleteVersionType = typing_extensions.TypeVar(
     ],
 )
 
-class CollectionServiceStub(typing.Generic[_CollectionServiceCreateCollectionType, _CollectionServiceGetCollectionType, _CollectionServiceListCollectionsType, _CollectionServiceUpdateCollectionType, _CollectionServiceDeleteCollectionType, _CollectionServiceGetCollectionStatsType, _CollectionServiceCreateVersionType, _CollectionServiceListVersionsType, _CollectionServiceActivateVersionType, _CollectionServiceDeleteVersionType]):
+class CollectionServiceStub(typing.Generic[_CollectionServiceCreateCollectionType, _CollectionServiceGetCollectionType, _CollectionServiceListCollectionsType, _CollectionServiceUpdateCollectionType, _CollectionServiceDeleteCollectionType, _CollectionServiceGetCollectionStatsType, _CollectionServicePurgeCollectionType, _CollectionServiceCreateVersionType, _CollectionServiceListVersionsType, _CollectionServiceActivateVersionType, _CollectionServiceDeleteVersionType]):
     """Collections: named sets of records that share one embedding space, one metric and one schema."""
 
     @typing.overload
@@ -213,6 +229,10 @@ class CollectionServiceStub(typing.Generic[_CollectionServiceCreateCollectionTyp
         grpc.UnaryUnaryMultiCallable[
             vitrail.v1.collection_pb2.GetCollectionStatsRequest,
             vitrail.v1.collection_pb2.GetCollectionStatsResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            vitrail.v1.collection_pb2.PurgeCollectionRequest,
+            vitrail.v1.collection_pb2.PurgeCollectionResponse,
         ],
         grpc.UnaryUnaryMultiCallable[
             vitrail.v1.collection_pb2.CreateVersionRequest,
@@ -259,6 +279,10 @@ class CollectionServiceStub(typing.Generic[_CollectionServiceCreateCollectionTyp
             vitrail.v1.collection_pb2.GetCollectionStatsResponse,
         ],
         grpc.aio.UnaryUnaryMultiCallable[
+            vitrail.v1.collection_pb2.PurgeCollectionRequest,
+            vitrail.v1.collection_pb2.PurgeCollectionResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
             vitrail.v1.collection_pb2.CreateVersionRequest,
             vitrail.v1.collection_pb2.CreateVersionResponse,
         ],
@@ -288,6 +312,12 @@ class CollectionServiceStub(typing.Generic[_CollectionServiceCreateCollectionTyp
 
     GetCollectionStats: _CollectionServiceGetCollectionStatsType
     """What the store and every shard hold of a collection."""
+
+    PurgeCollection: _CollectionServicePurgeCollectionType
+    """Leave nothing of records that were deleted or replaced, in any version of a collection: their tombstones
+    are purged, the store's files are written anew, and every shard process compacts its partitions. Answers
+    after a second at most; to be called again until it is done.
+    """
 
     CreateVersion: _CollectionServiceCreateVersionType
     """Another version of a collection beside the one that serves, in another embedding space. It has the same
@@ -330,6 +360,10 @@ CollectionServiceAsyncStub: typing_extensions.TypeAlias = CollectionServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
         vitrail.v1.collection_pb2.GetCollectionStatsRequest,
         vitrail.v1.collection_pb2.GetCollectionStatsResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        vitrail.v1.collection_pb2.PurgeCollectionRequest,
+        vitrail.v1.collection_pb2.PurgeCollectionResponse,
     ],
     grpc.aio.UnaryUnaryMultiCallable[
         vitrail.v1.collection_pb2.CreateVersionRequest,
@@ -394,6 +428,17 @@ class CollectionServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[vitrail.v1.collection_pb2.GetCollectionStatsResponse, collections.abc.Awaitable[vitrail.v1.collection_pb2.GetCollectionStatsResponse]]:
         """What the store and every shard hold of a collection."""
+
+    @abc.abstractmethod
+    def PurgeCollection(
+        self,
+        request: vitrail.v1.collection_pb2.PurgeCollectionRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[vitrail.v1.collection_pb2.PurgeCollectionResponse, collections.abc.Awaitable[vitrail.v1.collection_pb2.PurgeCollectionResponse]]:
+        """Leave nothing of records that were deleted or replaced, in any version of a collection: their tombstones
+        are purged, the store's files are written anew, and every shard process compacts its partitions. Answers
+        after a second at most; to be called again until it is done.
+        """
 
     @abc.abstractmethod
     def CreateVersion(

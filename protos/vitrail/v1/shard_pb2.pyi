@@ -204,12 +204,15 @@ class GetStatusResponse(google.protobuf.message.Message):
     PARTITIONS_FIELD_NUMBER: builtins.int
     METRICS_PORT_FIELD_NUMBER: builtins.int
     COLLECTIONS_FIELD_NUMBER: builtins.int
+    HAS_SNAPSHOTS_FIELD_NUMBER: builtins.int
     shard: builtins.int
     shards: builtins.int
     ready: builtins.bool
     """Caught up at least once since it started."""
     catalog_seq: builtins.int
     metrics_port: builtins.int
+    has_snapshots: builtins.bool
+    """Whether it writes snapshots of its partitions to an object store."""
     @property
     def partitions(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___PartitionStatus]: ...
     @property
@@ -226,8 +229,9 @@ class GetStatusResponse(google.protobuf.message.Message):
         partitions: collections.abc.Iterable[Global___PartitionStatus] | None = ...,
         metrics_port: builtins.int = ...,
         collections: collections.abc.Iterable[vitrail.v1.collection_pb2.Collection] | None = ...,
+        has_snapshots: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["catalog_seq", b"catalog_seq", "collections", b"collections", "metrics_port", b"metrics_port", "partitions", b"partitions", "ready", b"ready", "shard", b"shard", "shards", b"shards"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["catalog_seq", b"catalog_seq", "collections", b"collections", "has_snapshots", b"has_snapshots", "metrics_port", b"metrics_port", "partitions", b"partitions", "ready", b"ready", "shard", b"shard", "shards", b"shards"]) -> None: ...
 
 Global___GetStatusResponse: typing_extensions.TypeAlias = GetStatusResponse
 

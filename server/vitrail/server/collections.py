@@ -11,6 +11,7 @@ from vitrail.server.digests import Held, ask
 from vitrail.server.embedding import Pipelines
 from vitrail.server.freshness import wait_applied, wait_settled
 from vitrail.server.journal import Journal
+from vitrail.server.purging import Purging
 from vitrail.server.topology import PROBE_TIMEOUT, QUARANTINED, Replica, Topology
 from vitrail.v1.collection_pb2 import (
     ActivateVersionRequest,
@@ -33,6 +34,8 @@ from vitrail.v1.collection_pb2 import (
     ListVersionsRequest,
     ListVersionsResponse,
     PartitionStats,
+    PurgeCollectionRequest,
+    PurgeCollectionResponse,
     UpdateCollectionRequest,
     UpdateCollectionResponse,
     Version,
@@ -51,12 +54,14 @@ class CollectionService(CollectionServiceServicer):
         topology: Topology,
         default_timeout: float,
         metrics_address: str,
+        purging: Purging,
     ) -> None:
         self._journal = journal
         self._pipelines = pipelines
         self._topology = topology
         self._default_timeout = default_timeout
         self._metrics_address = metrics_address
+        self._purging = purging
 
     async def CreateCollection(  # noqa: N802
         self, request: CreateCollectionRequest, context: Context
@@ -167,6 +172,15 @@ class CollectionService(CollectionServiceServicer):
         store = self._journal.store
         await self._journal.change_catalog(store.delete_version, request.name, request.version)
         return DeleteVersionResponse()
+
+    async def PurgeCollection(  # noqa: N802
+        self, request: PurgeCollectionRequest, context: Context
+    ) -> PurgeCollectionResponse:
+        deadline = deadline_of(context, self._default_timeout)
+        if request.seq < 0:
+            raise InvalidArgument("must not be negative", field="seq")
+        versions = self._journal.catalog.versions(self._serving(request.name))
+        return await self._purging.purge(versions, request.seq, deadline)
 
     def _serving(self, name: str) -> Collection:
         """The version of a name that serves; the name comes without a version."""

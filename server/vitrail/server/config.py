@@ -29,6 +29,9 @@ class Config(BaseSettings):
     default_timeout: float = Field(default=30.0, gt=0)
     """Seconds for calls that bring no deadline."""
     drain_seconds: float = Field(default=10.0, gt=0)
+    horizon_hours: float = Field(default=168.0, gt=0)
+    """How long the store remembers what was deleted: a shard that was away for longer is built anew. To build one from
+    nothing must take less."""
 
     threads: int = Field(default=os.cpu_count() or 1, ge=1)
     """For the embedder on a CPU, and as many again for decoding, which waits while the other computes."""

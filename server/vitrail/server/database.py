@@ -23,6 +23,14 @@ POSTGRESQL = ("postgresql://", "postgres://")
 INSERTS: dict[str, Any] = {"postgresql": postgresql.insert, "sqlite": sqlite.insert}
 POOL = 8
 CONNECT_SECONDS = 5
+# The longest that tables are waited for to write them anew, since everyone who comes later waits behind.
+LOCK_SECONDS = 2
+# Other sessions that may see rows that were deleted before now.
+OLD_TRANSACTIONS = """
+    SELECT count(*) FROM pg_stat_activity
+    WHERE pid <> pg_backend_pid() AND (datname = current_database() OR datname IS NULL)
+    AND greatest(age(backend_xid), age(backend_xmin)) > age(pg_current_xact_id()::xid)
+"""
 # A machine that is gone says nothing, and TCP would wait for hours: its connections fail after some ten seconds.
 WHILE_CONNECTED = {
     "keepalives_idle": 4,
@@ -77,6 +85,43 @@ class Database:
         self._migrate()
         with _translated(), self._snapshots.begin() as connection:
             yield connection
+
+    def rewrite(self) -> None:
+        """Write every file anew, so that nothing is left in them of rows that are gone. Writers wait meanwhile.
+
+        PostgreSQL keeps a write-ahead log and statistics beside the tables: the latter are made anew, too, where the
+        user owns the database; the former is its own.
+
+        Raises:
+            Unavailable: Others may still read what is gone; or there is no room.
+        """
+        self._migrate()
+        if self.is_shared:
+            self._rewrite_postgresql()
+        else:
+            self._rewrite_sqlite()
+
+    def _rewrite_sqlite(self) -> None:
+        # Zeroed as they are deleted (secure_delete), rows leave copies behind where pages of an index were balanced.
+        with _translated(), contextlib.closing(self._engine.raw_connection()) as connection:
+            cursor = connection.cursor()
+            cursor.execute("VACUUM")
+            cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            [(busy, *_)] = cursor.fetchall()
+        if busy:
+            raise Unavailable("the write-ahead log is being read", retry_after=1.0)
+
+    def _rewrite_postgresql(self) -> None:
+        engine = self._engine.execution_options(isolation_level="AUTOCOMMIT")
+        with _translated(), engine.connect() as connection:
+            if connection.execute(sa.text(OLD_TRANSACTIONS)).scalar_one():  # VACUUM keeps what they may read
+                raise Unavailable("a transaction that began before may still read what is gone", retry_after=1.0)
+            connection.execute(sa.text(f"SET lock_timeout = '{LOCK_SECONDS}s'"))
+            try:
+                for statement in ("(FULL, ANALYZE) records", "(FULL, ANALYZE) images", "(FULL) pg_statistic"):
+                    connection.execute(sa.text(f"VACUUM {statement}"))
+            finally:
+                connection.execute(sa.text("RESET lock_timeout"))
 
     def close(self) -> None:
         self._engine.dispose()

@@ -60,6 +60,10 @@ class Journal:
         """
         return await self.batcher.submit(write, deadline, len(write))
 
+    async def change(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a change of the store in the writer's thread, between two commits."""
+        return await self._in(self._writer, partial(work, *args, **kwargs))
+
     async def change_catalog(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a change of the catalog in the writer's thread, and see it."""
         result = await self._in(self._writer, partial(work, *args, **kwargs))

@@ -29,6 +29,7 @@ from vitrail.server.embedding import Pipeline, Pipelines
 from vitrail.server.fanout import Fanout
 from vitrail.server.journal import Journal
 from vitrail.server.log import LogService
+from vitrail.server.purging import Purging
 from vitrail.server.quarantine import Quarantine
 from vitrail.server.queries import Queries
 from vitrail.server.records import RecordService
@@ -109,6 +110,7 @@ async def _parts(
     queries = Queries(pipelines, journal)
     server = Server(config.host, config.port, reuse_port=config.reuse_port)
     timeout = config.default_timeout
+    purging = Purging(journal, topology, 3600 * config.horizon_hours)
     for register, servicer, module, name in (
         (
             add_SearchServiceServicer_to_server,
@@ -124,7 +126,7 @@ async def _parts(
         ),
         (
             add_CollectionServiceServicer_to_server,
-            CollectionService(journal, pipelines, topology, timeout, metrics_address),
+            CollectionService(journal, pipelines, topology, timeout, metrics_address, purging),
             collection_pb2,
             "Collection",
         ),
@@ -139,6 +141,7 @@ async def _parts(
         fanout.batcher.run(),
         pipeline.batcher.run(),
         journal.batcher.run(),
+        purging.run(),
         _report(journal),
     ]
     if journal.store.is_shared:

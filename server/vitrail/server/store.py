@@ -345,6 +345,25 @@ class Store:
             connection.execute(collections.update().filter_by(uid=uid).values(purged=reached))
             return reached < up_to
 
+    def clean(self, uids: Iterable[int]) -> dict[int, int]:
+        """Up to where nothing is left of what was replaced or deleted, in all of the database's files."""
+        query = sa.select(collections.c.uid, collections.c.clean).where(collections.c.uid.in_(list(uids)))
+        with self._database.transaction() as connection:
+            return {row.uid: row.clean for row in connection.execute(query)}
+
+    def rewrite(self) -> None:
+        """Write all files of the database anew, without what was replaced, deleted or purged; others wait meanwhile.
+
+        Raises:
+            Unavailable: Something is left, since others read it now; or there is no room.
+        """
+        before = self.heads()
+        self._database.rewrite()
+        with self._database.transaction() as connection:
+            versions.lock_all(connection, list(before.collections))
+            for uid, (_, seq) in before.collections.items():
+                connection.execute(collections.update().filter_by(uid=uid).values(clean=seq))
+
     def forget_marks(self, uid: int, before: int) -> bool:
         """Delete the marks of places before a `seq`, some at a time. Returns whether there are more."""
         c = commits.c

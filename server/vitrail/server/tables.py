@@ -15,6 +15,8 @@ collections = sa.Table(
     sa.Column("mark", sa.BigInteger, nullable=False, default=0),
     sa.Column("records", sa.BigInteger, nullable=False, default=0),
     sa.Column("purged", sa.BigInteger, nullable=False, default=0),  # every tombstone up to here is gone
+    # Of what was replaced or deleted up to here nothing is left in the database's files.
+    sa.Column("clean", sa.BigInteger, nullable=False, default=0),
 )
 names = sa.Table(
     "names",

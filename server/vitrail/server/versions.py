@@ -165,6 +165,7 @@ def drop(connection: sa.Connection, versions: Sequence[Version]) -> None:
     connection.execute(collections.delete().where(collections.c.uid.in_(uids)))
     connection.execute(records.delete().where(records.c.collection_uid.in_(uids)))
     connection.execute(commits.delete().where(commits.c.collection_uid.in_(uids)))
+    connection.execute(collections.update().values(clean=0))  # their records lie among those of the others
 
 
 def drop_name(connection: sa.Connection, versions: Sequence[Version]) -> None:

@@ -83,6 +83,7 @@ class ShardService(ShardServiceServicer):
             partitions=[_status(partition) for partition in self._partitions],
             metrics_port=self._metrics_port,
             collections=self._partitions.collections(),
+            has_snapshots=bool(self._config.snapshots),
         )
 
     async def GetDigests(self, request: GetDigestsRequest, context: Context) -> GetDigestsResponse:  # noqa: N802

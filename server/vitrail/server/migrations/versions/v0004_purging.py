@@ -1,4 +1,4 @@
-"""Up to where tombstones are gone, when each transaction was, and a way to the tombstones."""
+"""Up to where tombstones are gone, and all that was deleted; when each transaction was, and a way to the tombstones."""
 
 import time
 
@@ -11,6 +11,7 @@ down_revision = "0003"
 
 def upgrade() -> None:
     op.add_column("collections", sa.Column("purged", sa.BigInteger, nullable=False, server_default="0"))
+    op.add_column("collections", sa.Column("clean", sa.BigInteger, nullable=False, server_default="0"))
     now = str(time.time_ns() // 1000)  # of those before nothing is known: they count as made now
     op.add_column("commits", sa.Column("committed_at", sa.BigInteger, nullable=False, server_default=now))
     op.create_index(

@@ -1,0 +1,156 @@
+"""Deleting for good, with real processes: no bytes of what was deleted are left, and no deleted record comes back."""
+
+import contextlib
+import json
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.e2e.running import Running, eventually, wait_applied, wait_trained
+from tests.shard.rows import clustered
+from vitrail.client import Client, Record
+
+Start = Callable[..., Running]
+DIMENSION = 64
+ERASED = [f"erased-{n}" for n in range(40)]
+
+
+def records(names: list[str], seed: int) -> tuple[list[Record], list[bytes]]:
+    """Records, and all bytes by which one could know them: id, attribute, uri, vector in both precisions."""
+    vectors = clustered(len(names), DIMENSION, seed=seed)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    owners = [f"owner-of{seed:02}{n:04}!#, which is longer than a few words" for n in range(len(names))]
+    made = [
+        Record(name, vector=vector, attributes={"owner": owner}, uri=f"uri-{name}-{seed}")
+        for name, vector, owner in zip(names, vectors, owners, strict=True)
+    ]
+    known = [text.encode() for one in made for text in (str(one.attributes["owner"]), str(one.uri))]
+    known += [owner.encode()[8:16][::-1] for owner in owners]  # as words of a column
+    known += [vector.astype(kind).tobytes() for vector in vectors for kind in ("<f4", "<f2")]
+    return made, known
+
+
+def found(directory: Path, needles: list[bytes]) -> dict[Path, list[bytes]]:
+    """Where in the files of a directory some bytes lie."""
+    places = {}
+    for path in directory.rglob("*"):
+        if path.is_file():
+            content = path.read_bytes()
+            if here := [needle for needle in needles if needle in content]:
+                places[path] = here
+    return places
+
+
+def tombstones(store: Path) -> int:
+    """How many the store still has."""
+    with contextlib.closing(sqlite3.connect(f"file:{store}?mode=ro", uri=True)) as database:
+        return int(database.execute("SELECT count(*) FROM records WHERE deleted").fetchone()[0])
+
+
+def vitrail(*words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "vitrail.cli.main", *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+@pytest.mark.parametrize("train_at", [100_000, 500])
+def test_proof_of_erasure(start: Start, tmp_path: Path, train_at: int) -> None:
+    """Store, write-ahead log, partitions and logs hold no byte of what was deleted, replaced, or dropped."""
+    running = start("--shards", "2", "--replicas", "2")
+    with Client(running.address, timeout=60) as client:
+        for name in ("c", "dropped"):
+            client.create_collection(name, dimension=DIMENSION, train_at=train_at)
+        vectors = clustered(3000, DIMENSION)
+        client.upsert("c", ids=[f"kept-{n}" for n in range(3000)], vectors=vectors)
+        written, secrets = records(ERASED, seed=1)
+        client.upsert("c", written)
+        replaced, before = records(["replaced"], seed=2)
+        client.upsert("c", replaced)
+        others, of_others = records(["of-another"], seed=3)
+        client.upsert("dropped", others)
+        secrets += [*before, *of_others, *(name.encode() for name in ERASED), b"of-another"]
+        wait_applied(client, "c")
+        if train_at < 1000:
+            wait_trained(client, "c")
+        running.stop()  # publishes, so that every place that there is has it
+    everywhere = found(tmp_path, secrets)
+    assert {needle for needles in everywhere.values() for needle in needles} == set(secrets)
+    assert {path.name.split("-")[0] for path in everywhere} >= {"records.sqlite", "vectors", "documents", "column"}
+    running = start("--shards", "2", "--replicas", "2")
+    with Client(running.address, timeout=60) as client:
+        again, kept = records(["replaced"], seed=4)
+        client.upsert("c", again)
+        seq = client.delete("c", ids=ERASED).seq
+        client.delete_collection("dropped")
+        assert found(tmp_path, secrets)
+        result = vitrail("purge", "c", "--json", "--address", running.address)
+        assert result.returncode == 0, result.stdout + result.stderr
+        report = json.loads(result.stdout)
+        assert (report["seq"], report["done"], report["remains"], report["notes"]) == (seq, True, [], [])
+        assert found(tmp_path, secrets) == {}
+        assert found(tmp_path, kept)
+        assert client.stats("c").records == 3001
+        assert client.search("c", vector=vectors[7], top_k=1).hits[0].id == "kept-7"
+        assert client.purge("c").done  # once more, and nothing happens
+    running.stop()
+    assert found(tmp_path, secrets) == {}
+
+
+def test_a_replica_that_was_away_for_too_long(start: Start, tmp_path: Path) -> None:
+    """The tombstones that it was to be sent are gone: it is built anew, and no deleted record comes back."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VITRAIL_HORIZON_HOURS", str(1 / 3600))
+        running = start("--shards", "1")
+    vectors = clustered(200, DIMENSION)
+    with Client(running.address, timeout=60) as client:
+        client.create_collection("c", dimension=DIMENSION)
+        client.upsert("c", ids=[f"r{n}" for n in range(200)], vectors=vectors)
+        wait_applied(client, "c")
+        arguments = running.shards()[0].cmdline()
+        data = Path(arguments[arguments.index("--data") + 1])
+        running.stop()
+        shutil.copytree(data, tmp_path / "before")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("VITRAIL_HORIZON_HOURS", str(1 / 3600))
+            running = start("--shards", "1")
+    with Client(running.address, timeout=60) as client:
+        client.delete("c", ids=[f"r{n}" for n in range(100)])
+        eventually(lambda: tombstones(tmp_path / "data/store/records.sqlite") == 0)
+        client.upsert("c", ids=["new"], vectors=vectors[:1])
+        wait_applied(client, "c")
+        running.stop()
+    shutil.rmtree(data)
+    shutil.copytree(tmp_path / "before", data)  # as a replica that slept for all of it
+    running = start("--shards", "1")
+    with Client(running.address, timeout=60) as client:
+        wait_applied(client, "c")
+        held = {hit.id for hit in client.search("c", vector=vectors[0], top_k=1000, exact=True).hits}
+        assert held == {"new", *(f"r{n}" for n in range(100, 200))}
+        assert "the store does not know our place" in running.log.read_text()
+
+
+def test_a_process_that_is_away_is_told_of(start: Start) -> None:
+    """The report names it; it is built anew when it comes back, and then nothing is left there either."""
+    running = start("--shards", "1", "--replicas", "2")
+    with Client(running.address, timeout=60) as client:
+        client.create_collection("c", dimension=DIMENSION)
+        written, secrets = records(["mine"], seed=1)
+        client.upsert("c", [*written, *records(["kept"], seed=2)[0]])
+        wait_applied(client, "c")
+        one = running.shards()[0]
+        one.suspend()
+        try:
+            eventually(lambda: any(not each.reachable for each in client.stats("c").partitions))
+            client.delete("c", ids=["mine"])
+            report = client.purge("c", timeout=5)
+            assert not report.done
+            assert [each.why for each in report.remains] == ["no answer in time"]
+        finally:
+            one.resume()
+        assert client.purge("c", timeout=60).done
+        assert found(running.data, secrets) == {}
