@@ -17,6 +17,7 @@ from vitrail.server.collections import CollectionService
 from vitrail.server.decode import ImageLimits
 from vitrail.server.embedding import Pipeline, Pipelines
 from vitrail.server.journal import Journal
+from vitrail.server.purging import Purging
 from vitrail.server.queries import stored_vector
 from vitrail.server.records import RecordService
 from vitrail.server.topology import Topology
@@ -112,7 +113,7 @@ async def coordinator(journal: Journal, *embedders: Tiny) -> AsyncIterator[World
         yield World(
             journal,
             RecordService(journal, pipelines, topology, SOON),
-            CollectionService(journal, pipelines, topology, SOON, ""),
+            CollectionService(journal, pipelines, topology, SOON, "", Purging(journal, topology, 1)),
         )
 
 
