@@ -13,6 +13,7 @@ from PIL import Image
 from tests.server.fakes import SOON, running
 from tests.server.images import jpeg, picture
 from vitrail.rpc.errors import EmbeddingSpaceMismatch, FailedPrecondition, InvalidArgument, NotFound, Unavailable
+from vitrail.server import records
 from vitrail.server.collections import CollectionService
 from vitrail.server.decode import ImageLimits
 from vitrail.server.embedding import Pipeline, Pipelines
@@ -172,6 +173,20 @@ async def test_filling_goes_page_by_page_past_what_it_cannot(world: World) -> No
     for size in (-1, 101):
         with pytest.raises(InvalidArgument):
             await world.fill(page_size=size)
+
+
+async def test_no_more_images_are_read_than_can_be_held(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Large ones come in more pages, one at least in each."""
+    monkeypatch.setattr(records, "FILL_BYTES", 2 * len(PHOTO))
+    await world.upsert(*(RecordInput(id=name, image=PHOTO) for name in "bcde"))
+    await world.version()
+    filled, token = list[int](), ""
+    while not filled or token:
+        page = await world.fill(page_token=token)
+        filled.append(page.filled)
+        token = page.next_page_token
+    assert filled == [2, 2, 1]
+    assert set(world.axes(2).values()) == {5}
 
 
 async def test_kept_images_are_given_back(world: World) -> None:

@@ -31,6 +31,8 @@ def stats(
 
 def _print(one: CollectionStats) -> None:
     title = f"{one.collection.name}: {one.records:,} records of {one.collection.dimension} dimensions, seq {one.seq:,}"
+    if one.pending:
+        title += f", {one.pending:,} pending"
     print_table(SHARDS, map(_shard, one.partitions), title=title)
     print_table(INDEXES, map(_index, one.partitions))
     typer.echo(f"the coordinator's metrics: {one.metrics_address}")

@@ -2,7 +2,7 @@
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +42,8 @@ from vitrail.v1.types_pb2 import Attributes, Vector
 
 # Images of one call that are decoded or wait for the device at a time, so that one large call leaves room for others.
 IMAGES_AT_A_TIME = 64
+# Images that are read to fill records from, at a time.
+FILL_BYTES = 64 << 20
 # Records of a stream that are written together.
 STREAM_BATCH = 64
 
@@ -134,9 +136,11 @@ class RecordService(RecordServiceServicer):
         collection = self._journal.catalog.get(request.collection)
         self._pipelines.of(collection)
         size, store = validate.fill_size(request.page_size), self._journal.store
-        found = await self._journal.read(
+        listed = await self._journal.read(
             store.list, collection.uid, request.page_token, size, vectors=False, thumbnails=False, pending=True
         )
+        sizes = await self._journal.read(store.image_sizes, collection.name, [record.id for record in listed])
+        found = _fitting(listed, sizes)
         images = await self._journal.read(store.images, collection.name, [record.id for record in found])
         records = [
             RecordInput(id=each.id, image=images[each.id], fills=each.seq) for each in found if each.id in images
@@ -150,7 +154,7 @@ class RecordService(RecordServiceServicer):
                 *(item_error(0, errors[index], records[index].id) for index in sorted(errors)),
                 *(item_error(0, unknown, each.id) for each in found if each.id not in images),
             ],
-            next_page_token=found[-1].id if len(found) == size else "",
+            next_page_token=found[-1].id if len(found) < len(listed) or len(listed) == size else "",
         )
 
     async def _delete_matching(
@@ -297,6 +301,16 @@ def _check(record: RecordInput, collection: Collection, *, has_vector: bool) -> 
     if has_content and not record.fills and not collection.serves:
         said = f"version {collection.version} does not serve: write to {collection.name!r}, or fill what is pending"
         raise FailedPrecondition(said, field="fills")
+
+
+def _fitting(listed: Sequence[StoredRecord], sizes: Mapping[str, int]) -> Sequence[StoredRecord]:
+    """As many of some records, from the first on, as have images that can be held at once."""
+    total = 0
+    for count, record in enumerate(listed):
+        total += sizes.get(record.id, 0)
+        if count and total > FILL_BYTES:
+            return listed[:count]
+    return listed
 
 
 def _message(record: StoredRecord, collection: Collection) -> Record:

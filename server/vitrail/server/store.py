@@ -265,6 +265,14 @@ class Store:
         with self._database.transaction() as connection:
             return [StoredRecord(*row) for row in connection.execute(query)]
 
+    def image_sizes(self, name: str, ids: Sequence[str]) -> dict[str, int]:
+        """The bytes of the kept images of some records."""
+        query = sa.select(images.c.id, sa.func.length(images.c.data).label("size")).where(
+            images.c.name == name, images.c.id.in_(ids)
+        )
+        with self._database.transaction() as connection:
+            return {row.id: row.size for row in connection.execute(query)}
+
     def images(self, name: str, ids: Sequence[str]) -> dict[str, bytes]:
         """The kept images of some records."""
         query = sa.select(images.c.id, images.c.data).where(images.c.name == name, images.c.id.in_(ids))
