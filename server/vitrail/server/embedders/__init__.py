@@ -1,0 +1,1 @@
+"""Embedders: what turns an image, and where it can a text, into a vector."""

@@ -1,0 +1,41 @@
+"""What an embedder is to the rest of the server, whatever is behind it."""
+
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+from vitrail.server.embedders.network import Floats, Pixels
+from vitrail.server.embedders.preprocessing import Preprocessing
+
+
+class Embedder(Protocol):
+    """An embedding space and the way into it; `embed` is called from one thread at a time.
+
+    Attributes:
+        name: The name that a collection asks for.
+        space: The fingerprint of weights and preprocessing: vectors compare only where it is equal.
+        dimension: Components of a vector.
+        preprocessing: From a decoded photo to pixels.
+        normalised: Whether its vectors are of length 1.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def space(self) -> str: ...
+    @property
+    def dimension(self) -> int: ...
+    @property
+    def preprocessing(self) -> Preprocessing: ...
+    @property
+    def normalised(self) -> bool: ...
+
+    def embed(self, pixels: Pixels) -> Floats:
+        """Pixels uint8 [n, side, side, 3] to vectors float32 [n, dimension]."""
+
+
+@runtime_checkable
+class TextEmbedder(Protocol):
+    """One whose space has texts, too."""
+
+    def embed_texts(self, texts: Sequence[str]) -> Floats:
+        """Texts to vectors float32 [n, dimension], beside those of images that show what they say."""

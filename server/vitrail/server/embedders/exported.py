@@ -1,0 +1,107 @@
+"""Embedders in a file of their own: safetensors, with the recipe in its header. No code, no pickle is ever loaded.
+
+The backbone is an architecture of timm; its tensors stand under `backbone.`, those of a projection, where there is
+one, as `projection.mean` and `projection.matrix`.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from vitrail.server.embedders.hub import Backbone, NoSuchEmbedder, timm_model
+from vitrail.server.embedders.network import Precision, Projection
+from vitrail.server.embedders.preprocessing import Preprocessing
+from vitrail.server.embedders.recipe import Pooling
+from vitrail.server.embedders.torch_embedder import TorchEmbedder
+
+KEY, BACKBONE = "vitrail", "backbone."
+MEAN, MATRIX = "projection.mean", "projection.matrix"
+MAX_HEADER = 1 << 24
+
+
+class Header(BaseModel):
+    """What the file says beside its tensors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    architecture: str = Field(pattern=r"^[a-zA-Z0-9_.]{1,128}$")
+    """In timm."""
+    preprocessing: Preprocessing
+    pooling: Pooling = "native"
+    normalise: bool = True
+
+
+def load(name: str, path: Path, *, threads: int, precision: Precision = "auto") -> TorchEmbedder:
+    """Load an embedder from a file.
+
+    Raises:
+        NoSuchEmbedder: There is none, it cannot be read, or its tensors are not those of its architecture.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        header = _header(path)
+        backbone = timm_model(header.architecture, header.pooling, pretrained=False)
+        tensors = load_file(path)
+        projection = None
+        if MATRIX in tensors:
+            mean, matrix = (tensors.pop(key).float().numpy() for key in (MEAN, MATRIX))
+            projection = Projection(mean, matrix)
+        backbone.model.load_state_dict({key.removeprefix(BACKBONE): tensor for key, tensor in tensors.items()})
+    except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
+        raise NoSuchEmbedder(f"cannot load {path}: {error}") from error
+    return TorchEmbedder(
+        name,
+        Backbone(f"timm/{header.architecture}", backbone.model, header.preprocessing, None, backbone.prefix_tokens),
+        pooling=header.pooling,
+        projection=projection,
+        normalise=header.normalise,
+        threads=threads,
+        precision=precision,
+    )
+
+
+def save(path: Path, header: Header, backbone: Backbone, projection: Projection | None = None) -> None:
+    """Write an embedder to a file."""
+    import torch
+    from safetensors.torch import save_file
+
+    tensors = {f"{BACKBONE}{key}": tensor.contiguous() for key, tensor in backbone.model.state_dict().items()}
+    if projection is not None:
+        tensors |= {MEAN: torch.from_numpy(projection.mean), MATRIX: torch.from_numpy(projection.matrix)}
+    save_file(tensors, path, metadata={KEY: header.model_dump_json()})
+
+
+def _header(path: Path) -> Header:
+    """The recipe in a file's header: eight bytes that give its length, and JSON."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if length > MAX_HEADER:
+            raise ValueError("not a safetensors file")
+        metadata = json.loads(file.read(length)).get("__metadata__", {})
+    if KEY not in metadata:
+        raise ValueError(f"its header says nothing under {KEY!r}: not an embedder that was exported here")
+    try:
+        return Header.model_validate_json(metadata[KEY])
+    except ValidationError as error:
+        raise ValueError(f"its recipe cannot be used: {error}") from error
+
+
+def fit_projection(
+    features: "np.ndarray[tuple[int, int], np.dtype[np.float32]]", dimension: int, *, whiten: bool
+) -> Projection:
+    """The principal components of features [n, c], most important first; whitened, each is of variance 1.
+
+    Raises:
+        ValueError: There are fewer features than dimensions.
+    """
+    if not 1 <= dimension <= min(features.shape):
+        raise ValueError(f"{len(features):,} features of {features.shape[1]:,} give no {dimension:,} dimensions")
+    mean = features.mean(axis=0)
+    _, scales, directions = np.linalg.svd((features - mean).astype(np.float64), full_matrices=False)
+    matrix = directions[:dimension].T
+    if whiten:
+        matrix = matrix * (np.sqrt(len(features) - 1) / np.maximum(scales[:dimension], 1e-12))
+    return Projection(mean.astype(np.float32), np.ascontiguousarray(matrix, np.float32))
