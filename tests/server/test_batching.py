@@ -61,12 +61,14 @@ async def test_take_batch(waiting: str, limit: int, batch: str, skipped: str, le
 class Echo:
     """Answers each item with itself in capitals, once it is let go on; remembers the batches."""
 
-    def __init__(self, *, limit: int = 100, capacity: int = 100) -> None:
+    def __init__(self, *, limit: int = 100, capacity: int = 100, shared_limit: int | None = None) -> None:
         self.batches: list[list[str]] = []
         self.free = asyncio.Event()
         self.free.set()
         self.error: Exception | None = None
-        self.batcher: Batcher[str, str] = Batcher("test", self._process, limit=limit, capacity=capacity)
+        self.batcher: Batcher[str, str] = Batcher(
+            "test", self._process, limit=limit, capacity=capacity, shared_limit=shared_limit
+        )
 
     async def _process(self, tickets: Sequence[Ticket[str, str]]) -> None:
         self.batches.append([ticket.item for ticket in tickets])
@@ -211,3 +213,37 @@ async def test_an_exception_fails_its_own_batch_alone() -> None:
         echo.error = None
         assert await echo.submit("d") == "D"
     assert echo.batches == [["a"], ["b", "c"], ["d"]]
+
+
+async def test_who_asks_goes_before_who_brings_many() -> None:
+    """Bulk work waits while others do, but has its turn now and then; its batches are small while others ask, too."""
+    echo = Echo(limit=4, shared_limit=1)
+    echo.free.clear()
+    calls = [asyncio.create_task(echo.batcher.submit("x", in_time()))]
+    async with running(echo.batcher):
+        await eventually(lambda: echo.batches == [["x"]])
+        calls += [asyncio.create_task(echo.batcher.submit(item, in_time(), bulk=True)) for item in "abc"]
+        calls += [asyncio.create_task(echo.batcher.submit(item, in_time(), 4)) for item in "defgh"]
+        await echo.waits(23)
+        echo.free.set()
+        answers = await asyncio.gather(*calls)
+    assert answers == list("XABCDEFGH")
+    assert echo.batches == [["x"], ["d"], ["e"], ["f"], ["a"], ["g"], ["h"], ["b"], ["c"]]
+
+
+async def test_bulk_work_alone_has_large_batches() -> None:
+    echo = Echo(limit=4, shared_limit=1)
+    async with running(echo.batcher):
+        await asyncio.gather(*(echo.batcher.submit(item, in_time(), bulk=True) for item in "abcdef"))
+    assert echo.batches == [list("abcd"), list("ef")]
+
+
+async def test_several_share_a_queue() -> None:
+    """While one works on its batch, another one takes what comes next."""
+    echo = Echo(limit=1)
+    echo.free.clear()
+    async with running(echo.batcher), running(echo.batcher):
+        calls = [asyncio.create_task(echo.batcher.submit(item, in_time())) for item in "abc"]
+        await eventually(lambda: len(echo.batches) == 2)
+        echo.free.set()
+        assert await asyncio.gather(*calls) == list("ABC")

@@ -3,8 +3,11 @@
 Whoever owns a scarce thing (the device, the shards, the store's writer) takes all that waits the moment it is free.
 So a lone request is a batch of one at once, and under load batches grow by themselves.
 
-One task owns each queue. Callers who left, and callers whose time is over, are skipped before any work is done for
-them. A full queue refuses at once, saying when to come again.
+One task owns each queue, or one for each device. Callers who left, and callers whose time is over, are skipped before
+any work is done for them. A full queue refuses at once, saying when to come again.
+
+Who asks for one answer goes before who brings many: bulk work waits while anybody else does, and while somebody was
+there a moment ago its batches are small, so that the next one finds the device free soon.
 """
 
 import asyncio
@@ -20,6 +23,11 @@ from vitrail.server import metrics
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+# So long after the last interactive batch, those of bulk work stay small.
+RECENT_SECONDS = 0.5
+# After so many interactive batches in a row bulk work has its turn, so that it does not starve.
+TURNS = 4
 
 
 @dataclass(slots=True, eq=False)
@@ -71,6 +79,7 @@ class Batcher(Generic[T, R]):
         process: Answers or fails every ticket of a batch. The next batch starts when it returns.
         limit: The largest total size of a batch.
         capacity: The largest total size that may wait.
+        shared_limit: The same of a batch of bulk work while others ask, too; `limit` where not given.
     """
 
     def __init__(
@@ -80,32 +89,37 @@ class Batcher(Generic[T, R]):
         *,
         limit: int,
         capacity: int,
+        shared_limit: int | None = None,
     ) -> None:
         self._name = name
         self._process = process
         self._limit = limit
+        self._shared_limit = shared_limit or limit
         self._capacity = capacity
-        self._waiting: deque[Ticket[T, R]] = deque()
+        self._interactive: deque[Ticket[T, R]] = deque()
+        self._bulk: deque[Ticket[T, R]] = deque()
+        self._turns = 0
+        self._last_interactive = float("-inf")
         self._size = 0
         self._arrived = asyncio.Event()
         self._batch_seconds = 0.05
         self._depth = metrics.QUEUE_DEPTH.labels(name)
         self._sizes = metrics.BATCH_SIZE.labels(name)
 
-    async def submit(self, item: T, deadline: Deadline, size: int = 1) -> R:
-        """Wait for the answer to one item.
+    async def submit(self, item: T, deadline: Deadline, size: int = 1, *, bulk: bool = False) -> R:
+        """Wait for the answer to one item; `bulk` work goes behind everything else.
 
         Raises:
             ResourceExhausted: Too much waits already.
             DeadlineExceeded: The time is over; whatever was not begun by then never will be.
         """
-        if self._waiting and self._size + size > self._capacity:
+        if (self._interactive or self._bulk) and self._size + size > self._capacity:
             metrics.REFUSED.labels(self._name).inc()
             batches = 1 + self._size / self._limit
             raise ResourceExhausted(f"the {self._name} queue is full", retry_after=batches * self._batch_seconds)
         loop = asyncio.get_running_loop()
         ticket: Ticket[T, R] = Ticket(item, size, deadline, loop.create_future())
-        self._waiting.append(ticket)
+        (self._bulk if bulk else self._interactive).append(ticket)
         self._size += size
         self._depth.set(self._size)
         self._arrived.set()
@@ -117,16 +131,28 @@ class Batcher(Generic[T, R]):
             timer.cancel()
 
     async def run(self) -> None:
-        """Own the queue until cancelled."""
+        """Own the queue until cancelled; several at a time share it, each with a batch of its own."""
         while True:
             await self._arrived.wait()
-            batch, skipped = take_batch(self._waiting, self._limit, time.monotonic())
+            now = time.monotonic()
+            waiting, limit = self._turn(now)
+            batch, skipped = take_batch(waiting, limit, now)
             self._size -= sum(ticket.size for ticket in (*batch, *skipped))
             self._depth.set(self._size)
-            if not self._waiting:
+            if not self._interactive and not self._bulk:
                 self._arrived.clear()
             if batch:
                 await self._run_batch(batch)
+
+    def _turn(self, now: float) -> tuple[deque[Ticket[T, R]], int]:
+        """Whose turn it is, and how large the batch may be."""
+        if self._interactive and (not self._bulk or self._turns < TURNS):
+            self._turns += 1
+            self._last_interactive = now
+            return self._interactive, self._limit
+        self._turns = 0
+        is_shared = self._interactive or now - self._last_interactive < RECENT_SECONDS
+        return self._bulk, self._shared_limit if is_shared else self._limit
 
     async def _run_batch(self, batch: Sequence[Ticket[T, R]]) -> None:
         start = time.monotonic()
