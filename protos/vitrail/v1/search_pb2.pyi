@@ -7,6 +7,7 @@ import builtins
 import collections.abc
 import google.protobuf.descriptor
 import google.protobuf.internal.containers
+import google.protobuf.internal.enum_type_wrapper
 import google.protobuf.message
 import sys
 import typing
@@ -19,6 +20,32 @@ else:
 
 DESCRIPTOR: google.protobuf.descriptor.FileDescriptor
 
+class _TextMethod:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _TextMethodEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_TextMethod.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    TEXT_METHOD_UNSPECIFIED: _TextMethod.ValueType  # 0
+    TEXT_METHOD_SHARED_SPACE: _TextMethod.ValueType  # 1
+    """The embedder was trained on images and texts."""
+    TEXT_METHOD_CLASS_NAMES: _TextMethod.ValueType  # 2
+    """Through the names of the classes that the embedder was trained to tell apart: it knows things,
+    hardly properties.
+    """
+
+class TextMethod(_TextMethod, metaclass=_TextMethodEnumTypeWrapper):
+    """How the vector of a text comes to lie beside those of images."""
+
+TEXT_METHOD_UNSPECIFIED: TextMethod.ValueType  # 0
+TEXT_METHOD_SHARED_SPACE: TextMethod.ValueType  # 1
+"""The embedder was trained on images and texts."""
+TEXT_METHOD_CLASS_NAMES: TextMethod.ValueType  # 2
+"""Through the names of the classes that the embedder was trained to tell apart: it knows things,
+hardly properties.
+"""
+Global___TextMethod: typing_extensions.TypeAlias = TextMethod
+
 @typing.final
 class Query(google.protobuf.message.Message):
     """What to look for."""
@@ -29,10 +56,13 @@ class Query(google.protobuf.message.Message):
     VECTOR_FIELD_NUMBER: builtins.int
     RECORD_ID_FIELD_NUMBER: builtins.int
     EXAMPLES_FIELD_NUMBER: builtins.int
+    TEXT_FIELD_NUMBER: builtins.int
     image: builtins.bytes
     """An encoded image (JPEG, PNG, WebP, GIF, TIFF, BMP)."""
     record_id: builtins.str
     """Records like this one; it is left out of the hits itself."""
+    text: builtins.str
+    """What is to be seen, in words. At most 2,000 bytes of UTF-8."""
     @property
     def vector(self) -> vitrail.v1.types_pb2.Vector: ...
     @property
@@ -44,10 +74,11 @@ class Query(google.protobuf.message.Message):
         vector: vitrail.v1.types_pb2.Vector | None = ...,
         record_id: builtins.str = ...,
         examples: Global___Examples | None = ...,
+        text: builtins.str = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["examples", b"examples", "image", b"image", "kind", b"kind", "record_id", b"record_id", "vector", b"vector"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["examples", b"examples", "image", b"image", "kind", b"kind", "record_id", b"record_id", "vector", b"vector"]) -> None: ...
-    def WhichOneof(self, oneof_group: typing.Literal["kind", b"kind"]) -> typing.Literal["image", "vector", "record_id", "examples"] | None: ...
+    def HasField(self, field_name: typing.Literal["examples", b"examples", "image", b"image", "kind", b"kind", "record_id", b"record_id", "text", b"text", "vector", b"vector"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["examples", b"examples", "image", b"image", "kind", b"kind", "record_id", b"record_id", "text", b"text", "vector", b"vector"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["kind", b"kind"]) -> typing.Literal["image", "vector", "record_id", "examples", "text"] | None: ...
 
 Global___Query: typing_extensions.TypeAlias = Query
 
@@ -230,6 +261,9 @@ class SearchResponse(google.protobuf.message.Message):
     COVERAGE_FIELD_NUMBER: builtins.int
     INDEX_FIELD_NUMBER: builtins.int
     TIMINGS_FIELD_NUMBER: builtins.int
+    TEXT_METHOD_FIELD_NUMBER: builtins.int
+    text_method: Global___TextMethod.ValueType
+    """How a text became a vector; unspecified for other queries."""
     @property
     def hits(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Hit]:
         """Best first: by score, then by id."""
@@ -247,9 +281,10 @@ class SearchResponse(google.protobuf.message.Message):
         coverage: Global___Coverage | None = ...,
         index: Global___IndexInfo | None = ...,
         timings: Global___Timings | None = ...,
+        text_method: Global___TextMethod.ValueType = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["coverage", b"coverage", "index", b"index", "timings", b"timings"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["coverage", b"coverage", "hits", b"hits", "index", b"index", "timings", b"timings"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["coverage", b"coverage", "hits", b"hits", "index", b"index", "text_method", b"text_method", "timings", b"timings"]) -> None: ...
 
 Global___SearchResponse: typing_extensions.TypeAlias = SearchResponse
 
@@ -551,3 +586,93 @@ class BatchSearchResult(google.protobuf.message.Message):
     def WhichOneof(self, oneof_group: typing.Literal["outcome", b"outcome"]) -> typing.Literal["response", "error"] | None: ...
 
 Global___BatchSearchResult: typing_extensions.TypeAlias = BatchSearchResult
+
+@typing.final
+class EmbedRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    EMBEDDER_FIELD_NUMBER: builtins.int
+    INPUTS_FIELD_NUMBER: builtins.int
+    embedder: builtins.str
+    """The name of an embedder; empty for the server's default."""
+    @property
+    def inputs(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___EmbedInput]:
+        """At most 1,000."""
+
+    def __init__(
+        self,
+        *,
+        embedder: builtins.str = ...,
+        inputs: collections.abc.Iterable[Global___EmbedInput] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["embedder", b"embedder", "inputs", b"inputs"]) -> None: ...
+
+Global___EmbedRequest: typing_extensions.TypeAlias = EmbedRequest
+
+@typing.final
+class EmbedInput(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    IMAGE_FIELD_NUMBER: builtins.int
+    TEXT_FIELD_NUMBER: builtins.int
+    image: builtins.bytes
+    """An encoded image."""
+    text: builtins.str
+    def __init__(
+        self,
+        *,
+        image: builtins.bytes = ...,
+        text: builtins.str = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["image", b"image", "kind", b"kind", "text", b"text"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["image", b"image", "kind", b"kind", "text", b"text"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["kind", b"kind"]) -> typing.Literal["image", "text"] | None: ...
+
+Global___EmbedInput: typing_extensions.TypeAlias = EmbedInput
+
+@typing.final
+class EmbedResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    EMBEDDER_FIELD_NUMBER: builtins.int
+    SPACE_FIELD_NUMBER: builtins.int
+    RESULTS_FIELD_NUMBER: builtins.int
+    embedder: builtins.str
+    """The embedder's own name, and the fingerprint of its space."""
+    space: builtins.str
+    @property
+    def results(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___EmbedResult]:
+        """One an input, in order. One that is wrong gets an error, its neighbours get their vectors."""
+
+    def __init__(
+        self,
+        *,
+        embedder: builtins.str = ...,
+        space: builtins.str = ...,
+        results: collections.abc.Iterable[Global___EmbedResult] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["embedder", b"embedder", "results", b"results", "space", b"space"]) -> None: ...
+
+Global___EmbedResponse: typing_extensions.TypeAlias = EmbedResponse
+
+@typing.final
+class EmbedResult(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    VECTOR_FIELD_NUMBER: builtins.int
+    ERROR_FIELD_NUMBER: builtins.int
+    @property
+    def vector(self) -> vitrail.v1.types_pb2.Vector: ...
+    @property
+    def error(self) -> vitrail.v1.types_pb2.ItemError: ...
+    def __init__(
+        self,
+        *,
+        vector: vitrail.v1.types_pb2.Vector | None = ...,
+        error: vitrail.v1.types_pb2.ItemError | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["error", b"error", "outcome", b"outcome", "vector", b"vector"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["error", b"error", "outcome", b"outcome", "vector", b"vector"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["outcome", b"outcome"]) -> typing.Literal["vector", "error"] | None: ...
+
+Global___EmbedResult: typing_extensions.TypeAlias = EmbedResult

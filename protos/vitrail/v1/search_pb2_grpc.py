@@ -44,6 +44,11 @@ class SearchServiceStub(object):
                 request_serializer=vitrail_dot_v1_dot_search__pb2.BatchSearchRequest.SerializeToString,
                 response_deserializer=vitrail_dot_v1_dot_search__pb2.BatchSearchResponse.FromString,
                 _registered_method=True)
+        self.Embed = channel.unary_unary(
+                '/vitrail.v1.SearchService/Embed',
+                request_serializer=vitrail_dot_v1_dot_search__pb2.EmbedRequest.SerializeToString,
+                response_deserializer=vitrail_dot_v1_dot_search__pb2.EmbedResponse.FromString,
+                _registered_method=True)
 
 
 class SearchServiceServicer(object):
@@ -62,6 +67,13 @@ class SearchServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Embed(self, request, context):
+        """Vectors alone, for callers who do something else with them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_SearchServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -74,6 +86,11 @@ def add_SearchServiceServicer_to_server(servicer, server):
                     servicer.BatchSearch,
                     request_deserializer=vitrail_dot_v1_dot_search__pb2.BatchSearchRequest.FromString,
                     response_serializer=vitrail_dot_v1_dot_search__pb2.BatchSearchResponse.SerializeToString,
+            ),
+            'Embed': grpc.unary_unary_rpc_method_handler(
+                    servicer.Embed,
+                    request_deserializer=vitrail_dot_v1_dot_search__pb2.EmbedRequest.FromString,
+                    response_serializer=vitrail_dot_v1_dot_search__pb2.EmbedResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -130,6 +147,33 @@ class SearchService(object):
             '/vitrail.v1.SearchService/BatchSearch',
             vitrail_dot_v1_dot_search__pb2.BatchSearchRequest.SerializeToString,
             vitrail_dot_v1_dot_search__pb2.BatchSearchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Embed(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vitrail.v1.SearchService/Embed',
+            vitrail_dot_v1_dot_search__pb2.EmbedRequest.SerializeToString,
+            vitrail_dot_v1_dot_search__pb2.EmbedResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -57,7 +57,23 @@ _SearchServiceBatchSearchType = typing_extensions.TypeVar(
     ],
 )
 
-class SearchServiceStub(typing.Generic[_SearchServiceSearchType, _SearchServiceBatchSearchType]):
+_SearchServiceEmbedType = typing_extensions.TypeVar(
+    '_SearchServiceEmbedType',
+    grpc.UnaryUnaryMultiCallable[
+        vitrail.v1.search_pb2.EmbedRequest,
+        vitrail.v1.search_pb2.EmbedResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        vitrail.v1.search_pb2.EmbedRequest,
+        vitrail.v1.search_pb2.EmbedResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        vitrail.v1.search_pb2.EmbedRequest,
+        vitrail.v1.search_pb2.EmbedResponse,
+    ],
+)
+
+class SearchServiceStub(typing.Generic[_SearchServiceSearchType, _SearchServiceBatchSearchType, _SearchServiceEmbedType]):
     @typing.overload
     def __init__(self: SearchServiceStub[
         grpc.UnaryUnaryMultiCallable[
@@ -67,6 +83,10 @@ class SearchServiceStub(typing.Generic[_SearchServiceSearchType, _SearchServiceB
         grpc.UnaryUnaryMultiCallable[
             vitrail.v1.search_pb2.BatchSearchRequest,
             vitrail.v1.search_pb2.BatchSearchResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            vitrail.v1.search_pb2.EmbedRequest,
+            vitrail.v1.search_pb2.EmbedResponse,
         ],
     ], channel: grpc.Channel) -> None: ...
 
@@ -80,12 +100,19 @@ class SearchServiceStub(typing.Generic[_SearchServiceSearchType, _SearchServiceB
             vitrail.v1.search_pb2.BatchSearchRequest,
             vitrail.v1.search_pb2.BatchSearchResponse,
         ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            vitrail.v1.search_pb2.EmbedRequest,
+            vitrail.v1.search_pb2.EmbedResponse,
+        ],
     ], channel: grpc.aio.Channel) -> None: ...
 
     Search: _SearchServiceSearchType
 
     BatchSearch: _SearchServiceBatchSearchType
     """Many queries at once. One that is wrong gets an error, its neighbours get their hits."""
+
+    Embed: _SearchServiceEmbedType
+    """Vectors alone, for callers who do something else with them."""
 
 SearchServiceAsyncStub: typing_extensions.TypeAlias = SearchServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
@@ -95,6 +122,10 @@ SearchServiceAsyncStub: typing_extensions.TypeAlias = SearchServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
         vitrail.v1.search_pb2.BatchSearchRequest,
         vitrail.v1.search_pb2.BatchSearchResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        vitrail.v1.search_pb2.EmbedRequest,
+        vitrail.v1.search_pb2.EmbedResponse,
     ],
 ]
 
@@ -113,5 +144,13 @@ class SearchServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[vitrail.v1.search_pb2.BatchSearchResponse, collections.abc.Awaitable[vitrail.v1.search_pb2.BatchSearchResponse]]:
         """Many queries at once. One that is wrong gets an error, its neighbours get their hits."""
+
+    @abc.abstractmethod
+    def Embed(
+        self,
+        request: vitrail.v1.search_pb2.EmbedRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[vitrail.v1.search_pb2.EmbedResponse, collections.abc.Awaitable[vitrail.v1.search_pb2.EmbedResponse]]:
+        """Vectors alone, for callers who do something else with them."""
 
 def add_SearchServiceServicer_to_server(servicer: SearchServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...
