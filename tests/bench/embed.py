@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from tests.bench.photos import BATCH, opened, reencoded
 from tests.e2e.running import Running
 from vitrail.client import Client
-from vitrail.server.embedder import EfficientNetLite0
+from vitrail.server.embedders.efficientnet import EfficientNetLite0
 
 T = TypeVar("T")
 Pixels = NDArray[np.uint8]
@@ -45,7 +45,7 @@ def measure(running: Running, images: list[bytes], directory: Path) -> Photos:
     """Index photos through the SDK, decode them, and run the model on them, in turns on the same cores: medians."""
     parts = [images[start::ROUNDS] for start in range(ROUNDS)]
     embedder = EfficientNetLite0(THREADS)
-    pixels = [embedder.preprocess(opened(image)) for image in images[:128]]
+    pixels = [embedder.preprocessing.apply(opened(image)) for image in images[:128]]
     batches = [np.stack(pixels[start : start + BATCH]) for start in range(0, len(pixels), BATCH)]
     embedder.embed(batches[0])
     reencoded(images[:BATCH], directory / "first")

@@ -14,7 +14,7 @@ from rich.progress import track
 
 from tests.e2e.photos import jpeg, tiles
 from vitrail.server.decode import ImageLimits, decode
-from vitrail.server.embedder import EfficientNetLite0
+from vitrail.server.embedders.efficientnet import EfficientNetLite0
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data" / "clothing"
 BATCH = 8
@@ -70,7 +70,7 @@ def _write(path: Path, embedder: EfficientNetLite0, photos: list[bytes], views: 
     places = np.random.default_rng(1).permutation(views * CELLS)
     partial = path.with_suffix(".partial")
     vectors = open_memmap(partial, mode="w+", dtype=np.float16, shape=(count, embedder.dimension))
-    pixels = (embedder.preprocess(view) for view in _views(photos, views, embedder.resize))
+    pixels = (embedder.preprocessing.apply(view) for view in _views(photos, views, embedder.preprocessing.target))
     for start in track(range(0, views, BATCH), description=f"vectors for {path.name}"):
         cells = _cells(network, np.stack(list(islice(pixels, BATCH))))
         rows = places[start * CELLS :][: len(cells)]

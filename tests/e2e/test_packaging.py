@@ -58,7 +58,7 @@ def test_a_coordinator_without_images_never_imports_torch(tmp_path: Path) -> Non
     """Whoever brings vectors pays neither torch's memory nor its start-up time."""
     script = (
         "import sys; import vitrail.server.main, vitrail.cli.main; "
-        "from vitrail.server.embedder import EfficientNetLite0; EfficientNetLite0(1).space; "
+        "from vitrail.server.embedders.efficientnet import EfficientNetLite0; EfficientNetLite0(1).space; "
         "sys.exit(bool({'torch', 'timm', 'faiss'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", script], check=False, cwd=tmp_path).returncode == 0

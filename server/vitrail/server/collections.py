@@ -205,7 +205,7 @@ class CollectionService(CollectionServiceServicer):
         collection.create_time.GetCurrentTime()
 
     def _use_embedder(self, collection: Collection, request: CreateCollectionRequest | CreateVersionRequest) -> None:
-        embedder = self._pipelines.embedder(request.embedder)
+        embedder = self._pipelines.named(request.embedder).embedder
         if request.dimension not in (0, embedder.dimension):
             raise InvalidArgument(
                 f"{embedder.name!r} makes {embedder.dimension} dimensions, not {request.dimension}", field="dimension"

@@ -33,6 +33,9 @@ class Config(BaseSettings):
     """How long the store remembers what was deleted: a shard that was away for longer is built anew. To build one from
     nothing must take less."""
 
+    embedders: Annotated[tuple[str, ...], NoDecode] = Field(default=("efficientnet-lite0",), min_length=1)
+    """What images and texts are embedded with, by name; the first is the default of new collections. Separated by
+    commas in the environment."""
     threads: int = Field(default=os.cpu_count() or 1, ge=1)
     """For the embedder on a CPU, and as many again for decoding, which waits while the other computes."""
     embed_batch: int = Field(default=8, ge=1)
@@ -45,7 +48,7 @@ class Config(BaseSettings):
     max_image_pixels: int = Field(default=50_000_000, ge=1)
     log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")
 
-    @field_validator("shards", mode="before")
+    @field_validator("shards", "embedders", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
@@ -60,3 +63,10 @@ class Config(BaseSettings):
         if len(set(shards)) != len(shards):
             raise ValueError("a shard is named twice")
         return shards
+
+    @field_validator("embedders")
+    @classmethod
+    def _different(cls, embedders: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(embedders)) != len(embedders):
+            raise ValueError("an embedder is named twice")
+        return embedders

@@ -10,14 +10,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitrail.rpc.deadline import Deadline
-from vitrail.rpc.errors import EmbeddingSpaceMismatch, FailedPrecondition, InvalidArgument, ResourceExhausted
-from vitrail.server import metrics
+from vitrail.rpc.errors import (
+    DeadlineExceeded,
+    EmbeddingSpaceMismatch,
+    FailedPrecondition,
+    InvalidArgument,
+    ResourceExhausted,
+)
+from vitrail.server import metrics, validate
 from vitrail.server.batching import Batcher, Ticket
 from vitrail.server.decode import ImageLimits, decode, thumbnail
-from vitrail.server.embedder import Embedder
+from vitrail.server.embedders.base import Embedder, TextEmbedder
+from vitrail.server.embedders.network import Floats, Pixels
+from vitrail.server.turns import Turns
 from vitrail.v1.collection_pb2 import Collection
+from vitrail.v1.search_pb2 import EmbedInput, TextMethod
 
-Pixels = NDArray[np.uint8]
+# Of bulk work, while somebody else asks too: on two cores so many take some 25 ms.
+SHARED_BATCH = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,20 +48,36 @@ class _Vector:
     embed: float
 
 
-class Pipeline:
-    """Embeds images. Nothing heavy is loaded before the first one."""
+class Workers:
+    """The threads that all pipelines share: for decoding, and one that feeds the device."""
 
-    def __init__(self, embedder: Embedder, limits: ImageLimits, *, threads: int, batch: int, capacity: int) -> None:
+    def __init__(self, threads: int) -> None:
+        self.turns = Turns(threads)
+        self.decoders = ThreadPoolExecutor(threads, "decode")
+        self.device = ThreadPoolExecutor(1, "embed")
+
+    def close(self) -> None:
+        self.decoders.shutdown(cancel_futures=True)
+        self.device.shutdown(cancel_futures=True)
+
+
+class Pipeline:
+    """Embeds for one embedding space. Nothing heavy is loaded before it is needed."""
+
+    def __init__(self, embedder: Embedder, workers: Workers, limits: ImageLimits, *, batch: int, capacity: int) -> None:
         self.embedder = embedder
+        self._workers = workers
         self._limits = limits
         self._capacity = capacity
         self._in_decoding = 0
-        self._decoders = ThreadPoolExecutor(threads, "decode")
-        self._device = ThreadPoolExecutor(1, "embed")
-        self.batcher: Batcher[Pixels, _Vector] = Batcher("embed", self._process, limit=batch, capacity=capacity)
+        self.batcher: Batcher[Pixels, _Vector] = Batcher(
+            "embed", self._process, limit=batch, capacity=capacity, shared_limit=min(batch, SHARED_BATCH)
+        )
 
-    async def embed(self, image: bytes, deadline: Deadline, *, field: str, with_thumbnail: bool = False) -> Embedded:
-        """Turn one encoded image into a vector.
+    async def embed(
+        self, image: bytes, deadline: Deadline, *, field: str, with_thumbnail: bool = False, bulk: bool = False
+    ) -> Embedded:
+        """Turn one encoded image into a vector; `bulk` work goes behind queries.
 
         Raises:
             InvalidArgument: It cannot be decoded, or is too large; `field` is named.
@@ -65,28 +91,56 @@ class Pipeline:
         start = time.monotonic()
         try:
             loop = asyncio.get_running_loop()
-            pixels, small = await loop.run_in_executor(self._decoders, self._decode, image, field, with_thumbnail)
+            async with self._workers.turns.taken(bulk=bulk):
+                pixels, small = await loop.run_in_executor(
+                    self._workers.decoders, self._decode, image, field, with_thumbnail
+                )
         except InvalidArgument:
             metrics.IMAGES_REFUSED.inc()
             raise
         finally:
             self._in_decoding -= 1
         decoded = time.monotonic()
-        found = await self.batcher.submit(pixels, deadline)
+        found = await self.batcher.submit(pixels, deadline, bulk=bulk)
         return Embedded(found.vector, small, decoded - start, found.wait, found.embed)
 
-    def close(self) -> None:
-        self._decoders.shutdown(cancel_futures=True)
-        self._device.shutdown(cancel_futures=True)
+    async def embed_input(self, given: EmbedInput, deadline: Deadline) -> Floats:
+        """The vector of an image or a text, float32 [d]."""
+        match given.WhichOneof("kind"):
+            case "image":
+                return (await self.embed(given.image, deadline, field="image", bulk=True)).vector
+            case "text":
+                validate.text(given.text, "text")
+                return (await self.embed_text(given.text, deadline, field="text"))[0]
+            case _:
+                raise InvalidArgument("give an image or a text", field="inputs")
+
+    async def embed_text(self, text: str, deadline: Deadline, *, field: str) -> tuple[Floats, "TextMethod.ValueType"]:
+        """Turn a text into a vector, and say how.
+
+        Raises:
+            FailedPrecondition: The embedder has no texts.
+            DeadlineExceeded: The time is over.
+        """
+        embedder = self.embedder
+        if not isinstance(embedder, TextEmbedder):
+            raise FailedPrecondition(f"{embedder.name!r} embeds images alone, no texts", field=field)
+        embedding = asyncio.get_running_loop().run_in_executor(self._workers.device, embedder.embed_texts, [text])
+        try:
+            vectors = await asyncio.wait_for(embedding, deadline.remaining)
+        except TimeoutError:
+            raise DeadlineExceeded("no time left to embed the text") from None
+        return vectors[0], embedder.text_method
 
     def _decode(self, image: bytes, field: str, with_thumbnail: bool) -> tuple[Pixels, bytes]:
-        decoded = decode(image, self._limits, self.embedder.resize, field=field)
-        return self.embedder.preprocess(decoded), thumbnail(decoded) if with_thumbnail else b""
+        preprocessing = self.embedder.preprocessing
+        decoded = decode(image, self._limits, preprocessing.target, field=field)
+        return preprocessing.apply(decoded), thumbnail(decoded) if with_thumbnail else b""
 
     async def _process(self, tickets: Sequence[Ticket[Pixels, _Vector]]) -> None:
         start = time.monotonic()
         pixels = np.stack([ticket.item for ticket in tickets])
-        vectors = await asyncio.get_running_loop().run_in_executor(self._device, self.embedder.embed, pixels)
+        vectors = await asyncio.get_running_loop().run_in_executor(self._workers.device, self.embedder.embed, pixels)
         seconds = time.monotonic() - start
         metrics.EMBEDDER_LOADED.set(1)
         metrics.IMAGES_EMBEDDED.inc(len(tickets))
@@ -100,17 +154,20 @@ class Pipelines:
     def __init__(self, pipelines: Sequence[Pipeline]) -> None:
         self._pipelines = pipelines
 
-    def embedder(self, name: str) -> Embedder:
-        """An embedder by its name; the default where that is empty.
+    async def run(self) -> None:
+        """Embed what comes until cancelled."""
+        await asyncio.gather(*(pipeline.batcher.run() for pipeline in self._pipelines))
+
+    def named(self, name: str) -> Pipeline:
+        """The one of an embedder; the default where the name is empty.
 
         Raises:
             InvalidArgument: This server has none of that name.
         """
-        embedders = [pipeline.embedder for pipeline in self._pipelines]
-        for embedder in embedders:
-            if name in ("", embedder.name):
-                return embedder
-        has = ", ".join(repr(embedder.name) for embedder in embedders)
+        for pipeline in self._pipelines:
+            if name in ("", pipeline.embedder.name):
+                return pipeline
+        has = ", ".join(repr(pipeline.embedder.name) for pipeline in self._pipelines)
         raise InvalidArgument(f"this server has {has}, not {name!r}", field="embedder")
 
     def find(self, collection: Collection) -> Pipeline | None:

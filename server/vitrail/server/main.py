@@ -24,8 +24,8 @@ from vitrail.server.config import Config
 from vitrail.server.database import Database
 from vitrail.server.decode import ImageLimits
 from vitrail.server.discovery import find, watch
-from vitrail.server.embedder import EfficientNetLite0
-from vitrail.server.embedding import Pipeline, Pipelines
+from vitrail.server.embedders.names import make
+from vitrail.server.embedding import Pipeline, Pipelines, Workers
 from vitrail.server.fanout import Fanout
 from vitrail.server.journal import Journal
 from vitrail.server.log import LogService
@@ -98,14 +98,12 @@ async def _parts(
     journal = Journal(Store(Database(config.store)))
     topology = Topology((), lambda: journal.catalog.wanted_shards)
     await _load_catalog(journal, topology, config.shards)
-    pipeline = Pipeline(
-        EfficientNetLite0(config.threads),
-        ImageLimits(bytes=config.max_image_bytes, pixels=config.max_image_pixels),
-        threads=config.threads,
-        batch=config.embed_batch,
-        capacity=config.queue,
+    workers = Workers(config.threads)
+    limits = ImageLimits(bytes=config.max_image_bytes, pixels=config.max_image_pixels)
+    embedders = [await asyncio.to_thread(make, name, threads=config.threads) for name in config.embedders]
+    pipelines = Pipelines(
+        [Pipeline(each, workers, limits, batch=config.embed_batch, capacity=config.queue) for each in embedders]
     )
-    pipelines = Pipelines([pipeline])
     fanout = Fanout(topology, batch=config.search_batch, capacity=config.queue)
     queries = Queries(pipelines, journal)
     server = Server(config.host, config.port, reuse_port=config.reuse_port)
@@ -114,7 +112,7 @@ async def _parts(
     for register, servicer, module, name in (
         (
             add_SearchServiceServicer_to_server,
-            SearchService(journal, topology, queries, fanout, timeout),
+            SearchService(journal, topology, queries, fanout, pipelines, timeout),
             search_pb2,
             "Search",
         ),
@@ -139,7 +137,7 @@ async def _parts(
         Quarantine(journal, topology).run(),
         watch(config.shards, topology.use),
         fanout.batcher.run(),
-        pipeline.batcher.run(),
+        pipelines.run(),
         journal.batcher.run(),
         purging.run(),
         _report(journal),
@@ -154,7 +152,7 @@ async def _parts(
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await topology.close()
-        pipeline.close()
+        workers.close()
         journal.close()
 
 

@@ -1,6 +1,7 @@
 """What a query looks for, as a vector: from an image, a vector, a record, or examples."""
 
 import asyncio
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,7 +14,7 @@ from vitrail.server import validate
 from vitrail.server.embedding import Pipelines
 from vitrail.server.journal import Journal
 from vitrail.v1.collection_pb2 import Collection
-from vitrail.v1.search_pb2 import Example, Examples, Query
+from vitrail.v1.search_pb2 import Example, Examples, Query, TextMethod
 from vitrail.v1.types_pb2 import Metric
 
 # Weights of liked and disliked examples in Rocchio's formula: Manning, Raghavan and Schütze, Introduction to
@@ -30,6 +31,7 @@ class Target:
     decode: float = 0.0
     embed_wait: float = 0.0
     embed: float = 0.0
+    text_method: "TextMethod.ValueType" = TextMethod.TEXT_METHOD_UNSPECIFIED
 
 
 class Queries:
@@ -50,9 +52,11 @@ class Queries:
         """
         kind = query.WhichOneof("kind")
         if kind is None:
-            raise InvalidArgument("give one of image, vector, record_id and examples", field=field)
+            raise InvalidArgument("give one of image, text, vector, record_id and examples", field=field)
         if kind == "examples":
             target = await self._rocchio(query.examples, collection, deadline, _at(field, "examples"))
+        elif kind == "text":
+            target = await self._text(query.text, collection, deadline, _at(field, "text"))
         else:
             target = await self._one(query, collection, deadline, field)
         if collection.metric == Metric.METRIC_COSINE:
@@ -71,6 +75,12 @@ class Queries:
                 return await self._record(given.record_id, collection, _at(field, "record_id"))
             case _:
                 raise InvalidArgument("give one of image, vector and record_id", field=field)
+
+    async def _text(self, text: str, collection: Collection, deadline: Deadline, field: str) -> Target:
+        validate.text(text, field)
+        start = time.monotonic()
+        vector, method = await self._pipelines.of(collection).embed_text(text, deadline, field=field)
+        return Target(vector, embed=time.monotonic() - start, text_method=method)
 
     async def _record(self, record_id: str, collection: Collection, field: str) -> Target:
         found = await self._journal.read(self._journal.store.get, collection.uid, [record_id], thumbnails=False)

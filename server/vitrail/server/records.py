@@ -209,7 +209,7 @@ class RecordService(RecordServiceServicer):
             others = {each.uid: self._pipelines.find(each) for each in self._journal.catalog.versions(collection)}
             pipelines |= {uid: pipeline for uid, pipeline in others.items() if pipeline}
         embedding = (
-            pipeline.embed(record.image, deadline, field="image", with_thumbnail=collection.thumbnails)
+            pipeline.embed(record.image, deadline, field="image", with_thumbnail=collection.thumbnails, bulk=True)
             for pipeline in pipelines.values()
         )
         found = dict(zip(pipelines, await asyncio.gather(*embedding), strict=True))

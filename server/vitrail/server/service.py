@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from vitrail.rpc.errors import FailedPrecondition, InvalidArgument, NotFound, Un
 from vitrail.rpc.server import Context
 from vitrail.server import metrics, validate
 from vitrail.server.deadlines import deadline_of
+from vitrail.server.embedding import Pipelines
 from vitrail.server.fanout import Answer, Fanout, Parameters
 from vitrail.server.freshness import wait_applied
 from vitrail.server.journal import Journal
@@ -25,6 +27,8 @@ from vitrail.v1.search_pb2 import (
     BatchSearchRequest,
     BatchSearchResponse,
     BatchSearchResult,
+    EmbedRequest,
+    EmbedResponse,
     Hit,
     ReturnFields,
     SearchRequest,
@@ -33,6 +37,8 @@ from vitrail.v1.search_pb2 import (
 )
 from vitrail.v1.search_pb2_grpc import SearchServiceServicer
 from vitrail.v1.types_pb2 import Attributes, ItemError, Metric, Vector
+
+T = TypeVar("T")
 
 # The steps of a search as they stand in `Timings`, each with its histogram.
 STEPS = {field.name: metrics.STEP_SECONDS.labels(field.name) for field in Timings.DESCRIPTOR.fields}
@@ -44,12 +50,19 @@ class SearchService(SearchServiceServicer):
     """Answers searches."""
 
     def __init__(
-        self, journal: Journal, topology: Topology, queries: Queries, fanout: Fanout, default_timeout: float
+        self,
+        journal: Journal,
+        topology: Topology,
+        queries: Queries,
+        fanout: Fanout,
+        pipelines: Pipelines,
+        default_timeout: float,
     ) -> None:
         self._journal = journal
         self._topology = topology
         self._queries = queries
         self._fanout = fanout
+        self._pipelines = pipelines
         self._default_timeout = default_timeout
 
     async def Search(self, request: SearchRequest, context: Context) -> SearchResponse:  # noqa: N802
@@ -85,6 +98,20 @@ class SearchService(SearchServiceServicer):
                 response.timings.total = time.monotonic() - start
             _observe(responses[0])
         return batch
+
+    async def Embed(self, request: EmbedRequest, context: Context) -> EmbedResponse:  # noqa: N802
+        deadline = deadline_of(context, self._default_timeout)
+        pipeline = self._pipelines.named(request.embedder)
+        validate.batch_size(len(request.inputs), 1, "inputs")
+        outcomes = await asyncio.gather(*(_or_error(pipeline.embed_input(each, deadline)) for each in request.inputs))
+        embedder = pipeline.embedder
+        response = EmbedResponse(embedder=embedder.name, space=embedder.space)
+        for index, outcome in enumerate(outcomes):
+            if isinstance(outcome, VitrailError):
+                response.results.add(error=item_error(index, outcome))
+            else:
+                response.results.add(vector=Vector(data=vectors.to_bytes(outcome), space=embedder.space))
+        return response
 
     async def _ask(self, parameters: Parameters, targets: Sequence[Target], min_seq: int, deadline: Deadline) -> Answer:
         """Ask the shards, for as many hits more as may be left out again; once they know what the caller does."""
@@ -136,6 +163,7 @@ class SearchService(SearchServiceServicer):
         common = SearchResponse(coverage=answer.coverage, index=answer.index, timings=answer.timings)
         for response, hits, target in zip(responses, kept, targets, strict=True):
             response.MergeFrom(common)
+            response.text_method = target.text_method
             if target.embed:
                 response.timings.MergeFrom(
                     Timings(decode=target.decode, embed_wait=target.embed_wait, embed=target.embed)
@@ -210,9 +238,9 @@ def item_error(index: int, error: VitrailError, record_id: str = "") -> ItemErro
     return ItemError(index=index, id=record_id, code=error.code, field=error.field, message=error.message)
 
 
-async def _or_error(target: Awaitable[Target]) -> Target | VitrailError:
+async def _or_error(outcome: Awaitable[T]) -> T | VitrailError:
     try:
-        return await target
+        return await outcome
     except ITEM_ERRORS as error:
         return error
 

@@ -25,6 +25,7 @@ MAX_HITS = 100_000
 MAX_EXAMPLES = 100
 MAX_RECORDS = 10_000
 MAX_ID_BYTES = 512
+MAX_TEXT_BYTES = 2000
 MAX_URI_BYTES = 4096
 MAX_ATTRIBUTES = 64
 MAX_ATTRIBUTES_BYTES = 65_536
@@ -190,6 +191,14 @@ def check_space(space: str, collection: Collection, field: str) -> None:
 def record_id(value: str, field: str) -> None:
     if not value or len(value.encode()) > MAX_ID_BYTES:
         raise InvalidArgument(f"must have 1 to {MAX_ID_BYTES} bytes", field=field)
+
+
+def text(value: str, field: str) -> None:
+    """Bound what is to be embedded."""
+    if not value.strip():
+        raise InvalidArgument("empty: no words", field=field)
+    if len(value.encode()) > MAX_TEXT_BYTES:
+        raise InvalidArgument(f"must have at most {MAX_TEXT_BYTES:,} bytes", field=field)
 
 
 def uri(value: str, field: str) -> None:

@@ -5,6 +5,7 @@ from typing import Protocol, runtime_checkable
 
 from vitrail.server.embedders.network import Floats, Pixels
 from vitrail.server.embedders.preprocessing import Preprocessing
+from vitrail.v1.search_pb2 import TextMethod
 
 
 class Embedder(Protocol):
@@ -36,6 +37,10 @@ class Embedder(Protocol):
 @runtime_checkable
 class TextEmbedder(Protocol):
     """One whose space has texts, too."""
+
+    @property
+    def text_method(self) -> "TextMethod.ValueType":
+        """How they come to lie beside images."""
 
     def embed_texts(self, texts: Sequence[str]) -> Floats:
         """Texts to vectors float32 [n, dimension], beside those of images that show what they say."""

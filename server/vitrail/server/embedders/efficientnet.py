@@ -2,7 +2,7 @@
 
 import hashlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from importlib.resources import as_file, files
 from importlib.resources.abc import Traversable
@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from vitrail.server.embedders.class_names import ClassNames
 from vitrail.server.embedders.network import Floats, Network, Pixels, Precision
 from vitrail.server.embedders.preprocessing import Preprocessing
 from vitrail.server.embedders.recipe import Recipe
+from vitrail.v1.search_pb2 import TextMethod
 
 if TYPE_CHECKING:
     import torch
@@ -32,6 +34,7 @@ class EfficientNetLite0:
     name = "efficientnet-lite0"
     dimension = 1280
     normalised = True
+    text_method = TextMethod.TEXT_METHOD_CLASS_NAMES
     # Of the checkpoint: 224 is 0.875 of 256 (timm's crop_pct), (x - 127) / 128 is how TensorFlow Lite feeds it.
     own = Preprocessing(resize=256, crop=224, mean=(127.0, 127.0, 127.0), std=(128.0, 128.0, 128.0))
 
@@ -50,6 +53,7 @@ class EfficientNetLite0:
         self._precision: Precision = precision
         self._loading = threading.Lock()
         self._network: Network | None = None
+        self._texts = ClassNames(_class_names, _classifier)
 
     @cached_property
     def space(self) -> str:
@@ -71,6 +75,10 @@ class EfficientNetLite0:
         if not len(pixels):
             return np.empty((0, self.dimension), np.float32)
         return self.load()(pixels)
+
+    def embed_texts(self, texts: Sequence[str]) -> Floats:
+        """Embed texts as unit vectors float32 [n, 1280], by the names of ImageNet's classes that are near to them."""
+        return self._texts.embed(texts)
 
     def load(self) -> Network:
         """Load the model unless it is; to be called early where the first query should not pay for it."""
@@ -120,6 +128,18 @@ def folded(model: "torch.nn.Module") -> "torch.nn.Module":
                 setattr(parent, conv_name, fuse_conv_bn_eval(conv, norm))
                 setattr(parent, norm_name, norm.act)  # timm's BatchNormAct2d holds the activation too
     return model
+
+
+def _class_names() -> Sequence[str]:
+    from torchvision.models import EfficientNet_B0_Weights
+
+    names: Sequence[str] = EfficientNet_B0_Weights.DEFAULT.meta["categories"]
+    return names
+
+
+def _classifier() -> Floats:
+    weights: Floats = pretrained().state_dict()["classifier.weight"].numpy()
+    return weights
 
 
 def _weights() -> Traversable:

@@ -52,6 +52,11 @@ class Preprocessing(BaseModel):
             raise ValueError("std must not be 0")
         return self
 
+    @property
+    def target(self) -> int:
+        """The short side in pixels that decoding must leave."""
+        return self.resize if self.fit == "crop" else self.crop
+
     def apply(self, image: Image.Image) -> NDArray[np.uint8]:
         """Turn an RGB image into uint8 [crop, crop, 3]; `mean` and `std` are left to the device.
 

@@ -8,6 +8,7 @@ from vitrail.server.embedders.hub import Backbone
 from vitrail.server.embedders.network import Floats, Network, Pixels, Precision, Projection, weights_digest
 from vitrail.server.embedders.preprocessing import Preprocessing
 from vitrail.server.embedders.recipe import Pooling, Recipe
+from vitrail.v1.search_pb2 import TextMethod
 
 
 class TorchEmbedder:
@@ -60,6 +61,8 @@ class TorchEmbedder:
 
 class TorchTextEmbedder(TorchEmbedder):
     """One whose model knows texts, too."""
+
+    text_method = TextMethod.TEXT_METHOD_SHARED_SPACE
 
     def embed_texts(self, texts: Sequence[str]) -> Floats:
         """Embed texts as unit vectors float32 [n, dimension]."""

@@ -14,7 +14,8 @@ from PIL import Image, ImageOps
 
 from tests.server.images import jpeg, photo_files, photos
 from vitrail.server.decode import ImageLimits, decode
-from vitrail.server.embedder import EfficientNetLite0, Embedder, Preprocessing, _pretrained
+from vitrail.server.embedders.base import Embedder
+from vitrail.server.embedders.efficientnet import EfficientNetLite0, pretrained
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +25,7 @@ def embedder() -> EfficientNetLite0:
 
 @pytest.fixture(scope="module")
 def pixels(embedder: EfficientNetLite0) -> NDArray[np.uint8]:
-    return np.stack([embedder.preprocess(image) for image in photos().values()])
+    return np.stack([embedder.preprocessing.apply(image) for image in photos().values()])
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +35,7 @@ def originals(embedder: EfficientNetLite0, pixels: NDArray[np.uint8]) -> NDArray
 
 def test_fits_the_protocol(embedder: Embedder) -> None:
     """The class is an Embedder, and says of itself what the coordinator asks."""
-    assert (embedder.name, embedder.dimension, embedder.resize) == ("efficientnet-lite0", 1280, 256)
+    assert (embedder.name, embedder.dimension, embedder.preprocessing.target) == ("efficientnet-lite0", 1280, 256)
 
 
 def test_space_is_pinned(embedder: EfficientNetLite0) -> None:
@@ -57,9 +58,9 @@ def test_torch_stays_out_until_a_vector_is_asked_for() -> None:
 import sys
 from PIL import Image
 from vitrail.server.decode import decode
-from vitrail.server.embedder import EfficientNetLite0
+from vitrail.server.embedders.efficientnet import EfficientNetLite0
 embedder = EfficientNetLite0(threads=1)
-print(embedder.space, embedder.dimension, embedder.preprocess(Image.new("RGB", (300, 400))).shape)
+print(embedder.space, embedder.dimension, embedder.preprocessing.apply(Image.new("RGB", (300, 400))).shape)
 sys.exit(bool({"torch", "timm", "torchvision"} & set(sys.modules)))
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
@@ -93,7 +94,7 @@ def test_preprocesses_as_timm_does(embedder: EfficientNetLite0, size: tuple[int,
     image = photos()["coffee.png"].resize(size)
     transform = create_transform((3, 224, 224), interpolation="bicubic", crop_pct=0.875, mean=(0, 0, 0), std=(1, 1, 1))
     expected = (transform(image).permute(1, 2, 0).numpy() * 255).round().astype(int)
-    off = np.abs(embedder.preprocess(image).astype(int) - expected)
+    off = np.abs(embedder.preprocessing.apply(image).astype(int) - expected)
     assert off.max() <= 4
     assert (off > 1).mean() <= 5e-5
 
@@ -112,7 +113,7 @@ def test_timm_agrees_on_the_recipe(embedder: EfficientNetLite0) -> None:
 @pytest.mark.parametrize("size", [(1, 20_000), (20_000, 1), (1, 1), (3, 2)], ids=str)
 def test_preprocesses_slivers(embedder: EfficientNetLite0, size: tuple[int, int]) -> None:
     """The smallest and thinnest images give pixels as any image does, without a scaled copy of their length."""
-    pixels = embedder.preprocess(Image.new("RGB", size, (10, 200, 30)))
+    pixels = embedder.preprocessing.apply(Image.new("RGB", size, (10, 200, 30)))
     assert pixels.shape == (224, 224, 3)
     assert pixels.dtype == np.uint8
     assert np.abs(pixels.astype(int) - (10, 200, 30)).max() <= 1
@@ -162,7 +163,7 @@ def test_folding_changes_nothing(originals: NDArray[np.float32], pixels: NDArray
     """The model that runs gives what timm's own model with the same weights gives."""
     import torch
 
-    model: Any = _pretrained()
+    model: Any = pretrained()
     with torch.inference_mode():
         features = model.forward_features((torch.tensor(pixels[:3]).float().permute(0, 3, 1, 2) - 127) / 128)
         expected = torch.nn.functional.normalize(features.mean((2, 3))).numpy()
@@ -190,7 +191,7 @@ def test_an_edited_photo_is_nearest_to_its_original(
     embedder: EfficientNetLite0, originals: NDArray[np.float32], edit: Callable[[Image.Image], Image.Image]
 ) -> None:
     """Flipped, cropped to four fifths, or saved at quality 30, each photo finds itself among all of them."""
-    edited = embedder.embed(np.stack([embedder.preprocess(edit(image)) for image in photos().values()]))
+    edited = embedder.embed(np.stack([embedder.preprocessing.apply(edit(image)) for image in photos().values()]))
     nearest = (edited @ originals.T).argmax(axis=1)
     assert nearest.tolist() == list(range(len(photos())))
 
@@ -223,6 +224,6 @@ def test_golden_vectors(embedder: EfficientNetLite0, name: str, components: list
 
     The bound is a tenth of what a bilinear filter or another crop changes.
     """
-    image = decode(photo_files()[name].read_bytes(), ImageLimits(), embedder.resize)
-    vector = embedder.embed(embedder.preprocess(image)[np.newaxis])[0]
+    image = decode(photo_files()[name].read_bytes(), ImageLimits(), embedder.preprocessing.target)
+    vector = embedder.embed(embedder.preprocessing.apply(image)[np.newaxis])[0]
     np.testing.assert_allclose(vector[components], golden, atol=1.5e-3)
