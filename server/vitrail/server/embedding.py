@@ -134,7 +134,7 @@ class Pipeline:
 
     def _decode(self, image: bytes, field: str, with_thumbnail: bool) -> tuple[Pixels, bytes]:
         preprocessing = self.embedder.preprocessing
-        decoded = decode(image, self._limits, preprocessing.target, field=field)
+        decoded = decode(image, self._limits, preprocessing.target, background=preprocessing.background, field=field)
         return preprocessing.apply(decoded), thumbnail(decoded) if with_thumbnail else b""
 
     async def _process(self, tickets: Sequence[Ticket[Pixels, _Vector]]) -> None:
