@@ -4,6 +4,7 @@ import typer
 
 from vitrail.cli import catalog
 from vitrail.cli.bench.command import bench
+from vitrail.cli.embed import embed
 from vitrail.cli.index import index
 from vitrail.cli.moving import export, import_
 from vitrail.cli.processes import server, shard
@@ -24,6 +25,7 @@ app = typer.Typer(
 # Commands of a client.
 app.command()(index)
 app.command()(search)
+app.command()(embed)
 app.command()(export)
 app.command("import")(import_)
 app.command()(purge)

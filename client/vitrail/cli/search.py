@@ -24,6 +24,7 @@ from vitrail.client import Client, Hit, SearchResult
 def search(
     collection: Annotated[str, typer.Option("--collection", "-c")],
     image: Annotated[Path | None, typer.Option(help="A photo.", exists=True, dir_okay=False)] = None,
+    text: Annotated[str | None, typer.Option(help="What is to be seen, in words.")] = None,
     like: Annotated[str | None, typer.Option(help="The id of a record.")] = None,
     vector: Annotated[Path | None, typer.Option(help="A vector, as a .npy file.", exists=True, dir_okay=False)] = None,
     top_k: Annotated[int, typer.Option("--top-k", "-k", help="How many hits, 1 to 1,000.")] = 10,
@@ -43,13 +44,14 @@ def search(
     address: Address = DEFAULT_ADDRESS,
     as_json: AsJson = False,
 ) -> None:
-    """Find the records nearest to a photo, to a record, or to a vector."""
-    if sum(given is not None for given in (image, like, vector)) != 1:
-        raise typer.BadParameter("give one of --image, --like, --vector")
+    """Find the records nearest to a photo, to words, to a record, or to a vector."""
+    if sum(given is not None for given in (image, text, like, vector)) != 1:
+        raise typer.BadParameter("give one of --image, --text, --like, --vector")
     with connected(address) as client:
         result = client.search(
             collection,
             image=image,
+            text=text,
             like=like,
             vector=None if vector is None else _load(vector),
             top_k=top_k,
@@ -62,7 +64,7 @@ def search(
         )
         if gallery_path:
             query = image.read_bytes() if image else _picture_of_record(client, collection, like)
-            _write_gallery(gallery_path, str(image or like or vector), query, result)
+            _write_gallery(gallery_path, str(image or text or like or vector), query, result)
     if as_json:
         print_json(_figures(result))
     else:

@@ -6,6 +6,7 @@ with Client("localhost:50051") as client:
     client.create_collection("clothes")
     client.upsert("clothes", [Record(id="a", image="a.jpg", attributes={"category": "hat"})])
     result = client.search("clothes", image="query.jpg", top_k=10, filter="category = 'hat'")
+    result = client.search("clothes", text="a red hat")
 """
 
 from vitrail.client.async_client import AsyncClient
@@ -15,6 +16,7 @@ from vitrail.client.models import (
     CollectionStats,
     Coverage,
     DeleteResult,
+    Embeddings,
     ExportReport,
     FileError,
     FillReport,
@@ -61,6 +63,7 @@ __all__ = [
     "DeadlineExceeded",
     "DeleteResult",
     "EmbeddingSpaceMismatch",
+    "Embeddings",
     "ExportReport",
     "FailedPrecondition",
     "FileError",

@@ -22,6 +22,7 @@ from vitrail.client.models import (
     Collection,
     CollectionStats,
     DeleteResult,
+    Embeddings,
     Example,
     ExportReport,
     FillReport,
@@ -211,6 +212,7 @@ class AsyncClient:
         name: str,
         *,
         image: ImageLike | None = None,
+        text: str | None = None,
         vector: VectorLike | None = None,
         like: str | None = None,
         liked: Sequence[Example] = (),
@@ -232,8 +234,19 @@ class AsyncClient:
         options = SearchOptions(
             top_k, nprobe, rerank_factor, exact, target_recall, filter, min_score, min_coverage, min_seq, include
         )
-        operation = operations.search(name, Query(image, vector, like, liked, disliked), options, space)
+        operation = operations.search(name, Query(image, vector, like, liked, disliked, text), options, space)
         return await self._run(operation, timeout, in_thread=image is not None or len(liked) > 0)
+
+    async def embed(
+        self,
+        *,
+        images: Iterable[ImageLike] | None = None,
+        texts: Iterable[str] | None = None,
+        embedder: str | None = None,
+        timeout: float | None = None,
+    ) -> Embeddings:
+        """See `Client.embed`."""
+        return await self._run(operations.embed(images, texts, embedder), timeout, in_thread=images is not None)
 
     async def search_batch(
         self,

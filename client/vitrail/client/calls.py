@@ -58,6 +58,8 @@ def advance(operation: Operation[T], outcome: Message | VitrailError | None) -> 
 SEARCH = Method("/vitrail.v1.SearchService/Search", search_pb2.SearchResponse)
 BATCH_SEARCH = Method("/vitrail.v1.SearchService/BatchSearch", search_pb2.BatchSearchResponse)
 
+EMBED = Method("/vitrail.v1.SearchService/Embed", search_pb2.EmbedResponse)
+
 UPSERT = Method("/vitrail.v1.RecordService/UpsertRecords", record_pb2.UpsertRecordsResponse)
 GET_RECORD = Method("/vitrail.v1.RecordService/GetRecord", record_pb2.GetRecordResponse)
 LIST_RECORDS = Method("/vitrail.v1.RecordService/ListRecords", record_pb2.ListRecordsResponse)

@@ -22,6 +22,7 @@ from vitrail.client.models import (
     Collection,
     CollectionStats,
     DeleteResult,
+    Embeddings,
     Example,
     ExportReport,
     FillReport,
@@ -304,6 +305,7 @@ class Client:
         name: str,
         *,
         image: ImageLike | None = None,
+        text: str | None = None,
         vector: VectorLike | None = None,
         like: str | None = None,
         liked: Sequence[Example] = (),
@@ -321,11 +323,12 @@ class Client:
         space: str | None = None,
         timeout: float | None = None,
     ) -> SearchResult:
-        """Find the records nearest to exactly one of: an image, a vector, a record, or examples.
+        """Find the records nearest to exactly one of: an image, a text, a vector, a record, or examples.
 
         Args:
             name: Of the collection.
             image: A path, bytes, a PIL image, an array [H, W, 3] or a tensor; see `ImageLike`.
+            text: What is to be seen, in words. The result's `text_method` says how well it can be understood.
             vector: [d] of any numeric type.
             like: The id of a record; it is left out of the hits itself.
             liked: Examples to be near to: an id, an image (a `Path`, bytes, PIL, an array) or a vector each.
@@ -349,8 +352,26 @@ class Client:
         options = SearchOptions(
             top_k, nprobe, rerank_factor, exact, target_recall, filter, min_score, min_coverage, min_seq, include
         )
-        query = Query(image, vector, like, liked, disliked)
+        query = Query(image, vector, like, liked, disliked, text)
         return self._run(operations.search(name, query, options, space), timeout)
+
+    def embed(
+        self,
+        *,
+        images: Iterable[ImageLike] | None = None,
+        texts: Iterable[str] | None = None,
+        embedder: str | None = None,
+        timeout: float | None = None,
+    ) -> Embeddings:
+        """Have images or texts turned into vectors, and nothing written.
+
+        Args:
+            images: See `ImageLike`.
+            texts: Instead of images.
+            embedder: The name of one that the server has; its default where not given.
+            timeout: Seconds for each call, instead of the client's.
+        """
+        return self._run(operations.embed(images, texts, embedder), timeout)
 
     def search_batch(
         self,

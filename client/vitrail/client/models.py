@@ -17,6 +17,8 @@ Metric: TypeAlias = Literal["cosine", "inner_product", "euclidean"]
 
 AttributeType: TypeAlias = Literal["string", "integer", "float", "boolean", "timestamp", "strings"]
 
+TextMethod: TypeAlias = Literal["shared_space", "class_names"]
+
 Included: TypeAlias = Literal["attributes", "uri", "vector", "thumbnail"]
 """What may come with each hit besides its id and score."""
 
@@ -133,6 +135,7 @@ class Query:
         like: The id of a record; it is left out of the hits itself.
         liked: Examples to be near to, combined with `disliked` by Rocchio's formula.
         disliked: Examples to be away from.
+        text: What is to be seen, in words.
     """
 
     image: ImageLike | None = None
@@ -140,6 +143,7 @@ class Query:
     like: str | None = None
     liked: Sequence[Example] = ()
     disliked: Sequence[Example] = ()
+    text: str | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -242,12 +246,32 @@ class SearchResult:
         coverage: How much of the collection was searched.
         index: How it was searched.
         timings: How long that took.
+        text_method: How a text became a vector: "shared_space" where the embedder was trained on images and texts,
+            "class_names" where the names of the classes that it knows stand between. None for other queries.
     """
 
     hits: tuple[Hit, ...]
     coverage: Coverage
     index: IndexInfo
     timings: Timings
+    text_method: TextMethod | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Embeddings:
+    """Vectors of images or texts.
+
+    Attributes:
+        vectors: float32 [n, d], in the order given; a row of NaN for an item that was wrong.
+        embedder: The name of what made them.
+        space: The fingerprint of their embedding space.
+        errors: What was wrong with single items.
+    """
+
+    vectors: NDArray[np.float32]
+    embedder: str
+    space: str
+    errors: tuple[ItemError, ...] = ()
 
 
 BatchResults: TypeAlias = list[SearchResult | ItemError]

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import repeat
 from typing import Any, Literal
 
+import numpy as np
 from google.protobuf.message import Message
 from numpy.typing import NDArray
 
@@ -17,6 +18,7 @@ from vitrail.client.calls import (
     DELETE,
     DELETE_COLLECTION,
     DELETE_VERSION,
+    EMBED,
     GET_COLLECTION,
     GET_RECORD,
     LIST_COLLECTIONS,
@@ -38,6 +40,7 @@ from vitrail.client.models import (
     Collection,
     CollectionStats,
     DeleteResult,
+    Embeddings,
     ItemError,
     PurgeReport,
     Query,
@@ -58,6 +61,7 @@ from vitrail.v1 import cluster_pb2, collection_pb2, record_pb2, search_pb2, type
 
 PAGE = 1000
 PAGE_WITH_CONTENT = 200
+IMAGES_PER_CALL = 64
 MAX_QUERIES = 1_000
 MAX_HITS = 100_000
 
@@ -288,6 +292,27 @@ def search_batch(
     if images is not None:
         queries = (Query(image=image) for image in images)
     return search_queries(name, queries or (), options, space)
+
+
+def embed(
+    images: Iterable[ImageLike] | None, texts: Iterable[str] | None, embedder: str | None
+) -> Operation[Embeddings]:
+    """Vectors of images, or of texts, in calls that end soon."""
+    if (images is None) == (texts is None):
+        raise InvalidArgument("give either images or texts", field="images")
+    errors: list[ItemError] = []
+    found: dict[int, NDArray[np.float32]] = {}
+    response = search_pb2.EmbedResponse()
+    inputs = requests.embed_inputs(images or (), texts or (), errors)
+    for batch in batches(inputs, _size, max_items=IMAGES_PER_CALL):
+        request = search_pb2.EmbedRequest(embedder=embedder or "", inputs=[message for _, message in batch])
+        response = yield from send(EMBED, request)
+        for (place, _), result in zip(batch, response.results, strict=True):
+            if result.WhichOneof("outcome") == "error":
+                errors.append(responses.item_error(result.error, place))
+            else:
+                found[place] = np.frombuffer(result.vector.data, FLOAT32)
+    return responses.embeddings(found, errors, response)
 
 
 def search_queries(

@@ -183,18 +183,33 @@ def query_message(query: Query, space: str | None, within: str = "query.") -> se
         VitrailError: It is not exactly one kind, cannot be read, or is larger than a message.
     """
     examples = bool(len(query.liked) or len(query.disliked))
-    given = [query.image is not None, query.vector is not None, query.like is not None, examples]
-    if sum(given) != 1:
-        raise InvalidArgument("give one of image, vector, like, or liked and disliked", field=within.rstrip("."))
+    given = [each is not None for each in (query.image, query.text, query.vector, query.like)]
+    if sum(given) + examples != 1:
+        raise InvalidArgument("give one of image, text, vector, like, or liked and disliked", field=within.rstrip("."))
     if query.image is not None:
         image = images.encode(query.image, f"{within}image")
         return fitting(search_pb2.Query(image=image), f"{within}image")
+    if query.text is not None:
+        return search_pb2.Query(text=utf8(query.text, f"{within}text"))
     if query.vector is not None:
         return search_pb2.Query(vector=vector_message(query.vector, space, f"{within}vector"))
     if query.like is not None:
         return search_pb2.Query(record_id=checked_id(query.like, f"{within}record_id"))
     message = examples_message(query, space, f"{within}examples")
     return fitting(search_pb2.Query(examples=message), f"{within}examples")
+
+
+def embed_inputs(
+    images_: Iterable[ImageLike], texts: Iterable[str], errors: list[ItemError]
+) -> Iterator[tuple[int, search_pb2.EmbedInput]]:
+    """Write images or texts one by one as they are asked for; an image that is wrong goes to `errors` instead."""
+    for index, image in enumerate(images_):
+        try:
+            yield index, fitting(search_pb2.EmbedInput(image=images.encode(image, "image")), "image")
+        except VitrailError as error:
+            errors.append(refused(index, error))
+    for index, text in enumerate(texts):
+        yield index, search_pb2.EmbedInput(text=utf8(text, "text"))
 
 
 def query_messages(

@@ -1,5 +1,6 @@
 """From the messages that arrive to the SDK's values."""
 
+from collections.abc import Mapping, Sequence
 from datetime import UTC
 from typing import cast
 
@@ -11,6 +12,7 @@ from vitrail.client.models import (
     Collection,
     CollectionStats,
     Coverage,
+    Embeddings,
     Hit,
     IndexInfo,
     IndexOptions,
@@ -24,6 +26,7 @@ from vitrail.client.models import (
     ShardProcess,
     Shards,
     StoredRecord,
+    TextMethod,
     Timings,
     Version,
 )
@@ -32,6 +35,10 @@ from vitrail.rpc.attributes import NAMES_OF_TYPES, from_values
 from vitrail.rpc.vectors import FLOAT32
 from vitrail.v1 import cluster_pb2, collection_pb2, record_pb2, search_pb2, types_pb2
 
+TEXT_METHODS: dict[int, TextMethod] = {
+    search_pb2.TextMethod.TEXT_METHOD_SHARED_SPACE: "shared_space",
+    search_pb2.TextMethod.TEXT_METHOD_CLASS_NAMES: "class_names",
+}
 NAMES_OF_METRICS = {number: name for name, number in METRICS.items()}
 
 
@@ -86,7 +93,20 @@ def search_result(message: search_pb2.SearchResponse) -> SearchResult:
         coverage=coverage(message.coverage),
         index=index_info(message.index),
         timings=timings(message.timings),
+        text_method=TEXT_METHODS.get(message.text_method),
     )
+
+
+def embeddings(
+    found: Mapping[int, NDArray[np.float32]], errors: Sequence[ItemError], message: search_pb2.EmbedResponse
+) -> Embeddings:
+    """What several calls found, as one array; the last answer tells whose it is."""
+    dimension = len(next(iter(found.values()), ()))
+    vectors = np.full((len(found) + len(errors), dimension), np.nan, np.float32)
+    for place, row in found.items():
+        vectors[place] = row
+    in_order = tuple(sorted(errors, key=lambda error: error.index))
+    return Embeddings(vectors, message.embedder, message.space, in_order)
 
 
 def batch_result(message: search_pb2.BatchSearchResult, index: int) -> SearchResult | ItemError:

@@ -8,6 +8,8 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from vitrail.server.discovery import DNS, FILE
 
+DEFAULT_EMBEDDER = "efficientnet-lite0"
+
 
 class Config(BaseSettings):
     """Each field can come from the environment, as VITRAIL_PORT and so on."""
@@ -33,7 +35,7 @@ class Config(BaseSettings):
     """How long the store remembers what was deleted: a shard that was away for longer is built anew. To build one from
     nothing must take less."""
 
-    embedders: Annotated[tuple[str, ...], NoDecode] = Field(default=("efficientnet-lite0",), min_length=1)
+    embedders: Annotated[tuple[str, ...], NoDecode] = Field(default=(DEFAULT_EMBEDDER,), min_length=1)
     """What images and texts are embedded with, by name; the first is the default of new collections. Separated by
     commas in the environment."""
     threads: int = Field(default=os.cpu_count() or 1, ge=1)
