@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from PIL import Image
 
 from tests.server.fakes import SOON, running
 from tests.server.images import jpeg, picture
@@ -16,7 +15,8 @@ from vitrail.rpc.errors import EmbeddingSpaceMismatch, FailedPrecondition, Inval
 from vitrail.server import records
 from vitrail.server.collections import CollectionService
 from vitrail.server.decode import ImageLimits
-from vitrail.server.embedding import Pipeline, Pipelines
+from vitrail.server.embedders.preprocessing import Preprocessing
+from vitrail.server.embedding import Pipeline, Pipelines, Workers
 from vitrail.server.journal import Journal
 from vitrail.server.purging import Purging
 from vitrail.server.queries import stored_vector
@@ -52,6 +52,9 @@ class Soon:
 CONTEXT: Any = Soon()
 
 
+SMALL = Preprocessing(resize=16, crop=16, mean=(0.0,) * 3, std=(1.0,) * 3)
+
+
 @dataclass(frozen=True)
 class Tiny:
     """Says which space an image was embedded in: the vector of all is one of the axes."""
@@ -59,14 +62,12 @@ class Tiny:
     name: str
     dimension: int
     axis: int
-    resize: int = 16
+    normalised: bool = True
+    preprocessing: Preprocessing = SMALL
 
     @property
     def space(self) -> str:
         return f"{self.name}:1"
-
-    def preprocess(self, image: Image.Image) -> NDArray[np.uint8]:
-        return np.asarray(image.resize((4, 4)))
 
     def embed(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         return np.tile(np.eye(self.dimension, dtype=np.float32)[self.axis], (len(pixels), 1))
@@ -105,11 +106,12 @@ class World:
 
 @contextlib.asynccontextmanager
 async def coordinator(journal: Journal, *embedders: Tiny) -> AsyncIterator[World]:
-    made = [Pipeline(each, ImageLimits(10**6, 10**6), threads=1, batch=8, capacity=64) for each in embedders]
+    workers, limits = Workers(threads=1), ImageLimits(10**6, 10**6)
+    made = [Pipeline(each, workers, limits, batch=8, capacity=64) for each in embedders]
     async with contextlib.AsyncExitStack() as stack:
         for pipeline in made:
             await stack.enter_async_context(running(pipeline.batcher))
-            stack.callback(pipeline.close)
+        stack.callback(workers.close)
         pipelines, topology = Pipelines(made), Topology([])
         yield World(
             journal,

@@ -32,9 +32,10 @@ SHARED_BATCH = 2
 
 @dataclass(frozen=True, slots=True)
 class Embedded:
-    """A unit vector float32 [d] and, where asked for, a small JPEG. Times in seconds."""
+    """A vector float32 [d] and, where asked for, a small JPEG. Times in seconds."""
 
     vector: NDArray[np.float32]
+    is_unit: bool
     thumbnail: bytes
     decode: float
     wait: float
@@ -102,7 +103,7 @@ class Pipeline:
             self._in_decoding -= 1
         decoded = time.monotonic()
         found = await self.batcher.submit(pixels, deadline, bulk=bulk)
-        return Embedded(found.vector, small, decoded - start, found.wait, found.embed)
+        return Embedded(found.vector, self.embedder.normalised, small, decoded - start, found.wait, found.embed)
 
     async def embed_input(self, given: EmbedInput, deadline: Deadline) -> Floats:
         """The vector of an image or a text, float32 [d]."""

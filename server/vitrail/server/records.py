@@ -213,7 +213,7 @@ class RecordService(RecordServiceServicer):
             for pipeline in pipelines.values()
         )
         found = dict(zip(pipelines, await asyncio.gather(*embedding), strict=True))
-        made = {uid: _half(each) for uid, each in found.items()}
+        made = {uid: _stored(each) for uid, each in found.items()}
         return NewRecord(
             record.id,
             record.attributes,
@@ -278,9 +278,9 @@ def _packed(request: UpsertRecordsRequest, collection: Collection) -> list[Outco
     return outcomes
 
 
-def _half(found: Embedded) -> bytes:
-    """In half precision: it is a unit vector, whose components it keeps to three digits and more."""
-    return found.vector.astype("<f2").tobytes()
+def _stored(found: Embedded) -> bytes:
+    """As it is kept: a unit vector in half precision, which keeps its components to three digits and more."""
+    return found.vector.astype("<f2" if found.is_unit else "<f4").tobytes()
 
 
 def _with_vector(record: RecordInput, vector: NDArray[np.float32]) -> NewRecord:
