@@ -110,7 +110,7 @@ async def test_one_that_still_catches_up_is_not_asked() -> None:
     young.ready = False
     async with searching(young, old) as here:
         assert is_whole(await here.search())
-        assert not young.requests
+        assert len(young.requests) < len(old.requests) / 4
         old.stop()
         for each in here.topology.replicas:
             each.overdue = 2 * (each.address == old.address)
@@ -161,7 +161,7 @@ async def test_a_layout_that_is_not_trained_does_not_take_over() -> None:
 
 
 async def test_a_replica_that_is_not_trained_is_not_asked_beside_one_that_is() -> None:
-    """It would be slow."""
+    """It would be slow; at most where the other one seems to be."""
     young, old = replica(), replica()
     young.train_at = 1
     async with searching(young, old) as here:

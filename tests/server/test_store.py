@@ -242,17 +242,18 @@ def test_what_is_no_store_is_refused(tmp_path: Path) -> None:
     """A file that is no database, or one of a newer version, is Unavailable and left as it is, unlocked."""
     file = tmp_path / "records.sqlite"
     file.write_bytes(b"no database" * 1000)
-    with pytest.raises(Unavailable, match="not a database"):
-        opened(tmp_path)
+    with closing(opened(tmp_path)) as store, pytest.raises(Unavailable, match="not a database"):
+        store.heads()
     assert file.read_bytes() == b"no database" * 1000
     file.unlink()
-    opened(tmp_path).close()
+    with closing(opened(tmp_path)) as store:
+        store.heads()
     database = sqlite3.connect(file)
     with database:
         database.execute("UPDATE alembic_version SET version_num = '9999'")
     database.close()
-    with pytest.raises(Unavailable, match="schema"):
-        opened(tmp_path)
+    with closing(opened(tmp_path)) as store, pytest.raises(Unavailable, match="schema"):
+        store.heads()
 
 
 def test_a_collection_is_changed_as_the_last_commit_left_it(store: Store, uid: int) -> None:
