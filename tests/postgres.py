@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from urllib.parse import urlsplit
 
 import psutil
 import psycopg
@@ -25,11 +26,11 @@ class Postgres:
         self.directory = directory
         self._server = PostgresServer(directory)
 
-    def new_database(self) -> str:
-        """The URL of an empty database."""
-        name = f"t{uuid.uuid4().hex}"
+    def new_database(self, like: str = "") -> str:
+        """The URL of an empty database, or of a copy of one that nobody is connected to."""
+        name, template = f"t{uuid.uuid4().hex}", urlsplit(like).path.strip("/") or "template1"
         with psycopg.connect(self._server.get_uri(), autocommit=True) as connection:
-            connection.execute(f'CREATE DATABASE "{name}"'.encode())
+            connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"'.encode())
         return str(self._server.get_uri(name))
 
     def kill(self) -> None:

@@ -8,6 +8,7 @@ from tests.client.pictures import photo, pixels
 
 from vitrail.client import IndexOptions, InvalidArgument, Query, Record, ResourceExhausted, VitrailError
 from vitrail.client.batches import MESSAGE_LIMIT
+from vitrail.client.models import DeleteResult, UpsertResult, Written
 from vitrail.client.requests import (
     SearchOptions,
     create_collection_request,
@@ -142,3 +143,13 @@ def test_wrong_definitions_are_refused(wrong: dict[str, Any], field: str) -> Non
     with pytest.raises(VitrailError) as refused:
         create_collection_request("a", **given)
     assert refused.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("min_seq", "sent"),
+    [(0, (0, 0)), (7, (7, 0)), (UpsertResult(7, (), 5), (7, 5)), (DeleteResult(7, 1, 5), (7, 5))],
+)
+def test_a_write_that_a_search_must_see(min_seq: Written, sent: tuple[int, int]) -> None:
+    """A number is sent alone; what a write returned, with the mark by which the store knows it."""
+    fields = options(min_seq=min_seq).fields()
+    assert (fields["min_seq"], fields["min_mark"]) == sent

@@ -14,7 +14,7 @@ import pytest
 
 from tests.e2e.running import Running, eventually, wait_applied, wait_trained
 from tests.shard.rows import clustered
-from vitrail.client import Client, Record
+from vitrail.client import Client, FailedPrecondition, Record
 
 Start = Callable[..., Running]
 DIMENSION = 64
@@ -154,3 +154,33 @@ def test_a_process_that_is_away_is_told_of(start: Start) -> None:
             one.resume()
         assert client.purge("c", timeout=60).done
         assert found(running.data, secrets) == {}
+
+
+def test_a_store_that_was_restored_from_an_older_backup(start: Start, tmp_path: Path) -> None:
+    """And written to since: what shards hold of the history that is gone, nobody finds, whatever its numbers."""
+    vectors = clustered(100, DIMENSION)
+    running = start("--shards", "2")
+    with Client(running.address, timeout=60) as client:
+        client.create_collection("c", dimension=DIMENSION)
+        client.upsert("c", ids=[f"r{n}" for n in range(50)], vectors=vectors[:50])
+        wait_applied(client, "c")
+    running.stop()
+    shutil.copytree(tmp_path / "data/store", tmp_path / "backup")
+    running = start("--shards", "2")
+    with Client(running.address, timeout=60) as client:
+        lost = client.upsert("c", ids=[f"lost{n}" for n in range(30)], vectors=vectors[50:80])
+        client.delete("c", ids=[f"r{n}" for n in range(10)])
+        wait_applied(client, "c")
+    running.stop()
+    shutil.rmtree(tmp_path / "data/store")
+    (tmp_path / "backup").rename(tmp_path / "data/store")
+    running = start("--shards", "2")
+    with Client(running.address, timeout=60) as client:
+        new = client.upsert("c", ids=[f"new{n}" for n in range(35)], vectors=vectors[60:95])
+        assert new.seq > lost.seq > 50  # to go by the numbers alone would not do
+        eventually(lambda: client.search("c", vector=vectors[0]).coverage.fraction == 1)
+        result = client.search("c", vector=vectors[0], top_k=1000, exact=True, min_seq=new)
+        expected = {*(f"r{n}" for n in range(50)), *(f"new{n}" for n in range(35))}
+        assert {hit.id for hit in result.hits} == expected
+        with pytest.raises(FailedPrecondition, match="does not know the write"):
+            client.search("c", vector=vectors[0], min_seq=lost)

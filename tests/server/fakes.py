@@ -84,6 +84,7 @@ class FakeShard(ShardServiceServicer):
         records: Their vectors by id; those of every collection but the `unknown` ones.
         unknown: Uids of collections that it does not know.
         seq: Applied up to here.
+        mark: Beside `seq`.
         clean_seq: Nothing of what was deleted up to here is left.
         keeps_dead_rows: Whether it never compacts.
         trained: Whether it says that it is.
@@ -106,6 +107,7 @@ class FakeShard(ShardServiceServicer):
     records: Mapping[str, list[float]] = field(default_factory=dict)
     unknown: set[int] = field(default_factory=set)
     seq: int = 1
+    mark: int = 0
     clean_seq: int = 0
     keeps_dead_rows: bool = False
     trained: bool = False
@@ -145,7 +147,7 @@ class FakeShard(ShardServiceServicer):
         partition = PartitionStatus(
             collection_uid=1,
             records=len(self.records),
-            applied=Cursor(seq=self.seq),
+            applied=Cursor(collection_uid=1, seq=self.seq, mark=self.mark),
             index=self.index_stats,
             reached=self.reached,
             clean_seq=self.clean_seq,

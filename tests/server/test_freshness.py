@@ -9,7 +9,7 @@ from vitrail.rpc.deadline import Deadline
 from vitrail.rpc.errors import FailedPrecondition, NotFound, Unavailable
 from vitrail.server.freshness import wait_applied, wait_settled
 from vitrail.server.journal import Journal
-from vitrail.server.store import NewRecord, Write
+from vitrail.server.store import NewRecord, Write, Written
 from vitrail.server.topology import Topology
 from vitrail.v1.collection_pb2 import Collection
 
@@ -82,3 +82,39 @@ async def test_waits_for_an_index_where_there_are_records_enough() -> None:
         large.trained = True
         await topology.probe_all()
         await wait_settled(topology, collection, in_time())
+
+
+async def test_a_write_that_the_store_knows(journal: Journal, uid: int) -> None:
+    """By its mark, whatever it was that came after it."""
+    (first,) = await journal.read(journal.store.write, [Write(uid, [NewRecord("d", {}, vector=b"1")])])
+    assert isinstance(first, Written)
+    await journal.read(journal.store.write, [Write(uid, deletes=["a"])])
+    mark = (await journal.read(journal.store.heads)).marks[uid]
+    async with known(FakeShard(seq=5, mark=mark)) as topology:
+        await wait_applied(journal, topology, uid, first.seq, in_time(), first.mark)
+
+
+async def test_a_write_of_another_history(journal: Journal, uid: int) -> None:
+    """The log goes as far, and shards are as far, but the store went back to before that write."""
+    mark = (await journal.read(journal.store.heads)).marks[uid]
+    async with known(FakeShard(seq=3, mark=mark)) as topology:
+        await wait_applied(journal, topology, uid, 3, in_time(), mark)
+        with pytest.raises(FailedPrecondition, match="does not know the write at 3") as caught:
+            await wait_applied(journal, topology, uid, 3, in_time(), mark ^ 1)
+        assert caught.value.field == "min_mark"
+
+
+async def test_what_shards_have_of_another_history_does_not_count(journal: Journal, uid: int) -> None:
+    """One that is further by its number alone is waited for until it was told to begin again."""
+    mark = (await journal.read(journal.store.heads)).marks[uid]
+    shard = FakeShard(seq=9, mark=mark ^ 1)
+    async with known(shard) as topology:
+        waiting = asyncio.create_task(wait_applied(journal, topology, uid, 3, in_time(), mark))
+        await asyncio.sleep(0.1)
+        assert not waiting.done()
+        shard.seq, shard.mark = 3, mark
+        await waiting
+        shard.seq, shard.mark = 9, 1
+        await topology.probe_all()
+        with pytest.raises(Unavailable, match="at 9"):
+            await wait_applied(journal, topology, uid, 3, Deadline.after(0.1), mark)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import shutil
 import time
 from collections.abc import AsyncIterator
 from functools import partial
@@ -207,6 +208,35 @@ def test_a_migration_keeps_what_was_there(location: str) -> None:
     purge(store, uid, 2)
     assert not page(store, uid).rows
     store.close()
+
+
+def test_a_store_that_was_restored_from_an_older_backup(
+    request: pytest.FixtureRequest, location: str, tmp_path: Path
+) -> None:
+    """And written to since, as far: what is of the history that is gone is not known."""
+    store = Store(Database(location))
+    uid = store.create_collection(Collection(name="c", dimension=2)).uid
+    write(store, uid, "a")
+    common = page(store, uid).head
+    store.close()
+    if location == str(tmp_path):
+        backup = str(shutil.copytree(tmp_path, tmp_path / "backup"))
+    else:
+        postgres: Postgres = request.getfixturevalue("postgres")
+        backup = postgres.new_database(like=location)
+    store, restored = Store(Database(location)), Store(Database(backup))
+    (lost,) = store.write([Write(uid, [NewRecord("lost", {}, vector=b"12345678")])])
+    assert isinstance(lost, Written)
+    place = page(store, uid).head
+    assert store.knows_write(uid, lost.seq, lost.mark)
+    for name in "bcd":
+        write(restored, uid, name)
+    found = page(restored, uid, place.seq, place=place)
+    assert (place.seq, found.head.seq, found.knows_place) == (2, 4, False)
+    assert not restored.knows_write(uid, lost.seq, lost.mark)
+    assert page(restored, uid, common.seq, place=common).knows_place
+    store.close()
+    restored.close()
 
 
 NEEDLES = ["an-id-of-mine", "uri-of-mine", "vector of mine", "replaced-id", "uri-replaced", "other-id", "its vector"]

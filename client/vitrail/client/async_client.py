@@ -39,6 +39,7 @@ from vitrail.client.models import (
     StoredRecord,
     UpsertResult,
     Version,
+    Written,
 )
 from vitrail.client.requests import SearchOptions
 from vitrail.client.retries import Retries
@@ -225,7 +226,7 @@ class AsyncClient:
         filter: str | None = None,
         min_score: float | None = None,
         min_coverage: float = 0.0,
-        min_seq: int = 0,
+        min_seq: Written = 0,
         include: Iterable[Included] = ("attributes",),
         space: str | None = None,
         timeout: float | None = None,
@@ -263,7 +264,7 @@ class AsyncClient:
         filter: str | None = None,
         min_score: float | None = None,
         min_coverage: float = 0.0,
-        min_seq: int = 0,
+        min_seq: Written = 0,
         include: Iterable[Included] = ("attributes",),
         space: str | None = None,
         timeout: float | None = None,

@@ -39,6 +39,7 @@ from vitrail.client.models import (
     StoredRecord,
     UpsertResult,
     Version,
+    Written,
 )
 from vitrail.client.requests import SearchOptions
 from vitrail.client.retries import Retries
@@ -318,7 +319,7 @@ class Client:
         filter: str | None = None,
         min_score: float | None = None,
         min_coverage: float = 0.0,
-        min_seq: int = 0,
+        min_seq: Written = 0,
         include: Iterable[Included] = ("attributes",),
         space: str | None = None,
         timeout: float | None = None,
@@ -342,8 +343,9 @@ class Client:
             filter: Only records whose attributes meet this condition, SQL-like: "category = 'hat' AND price < 80".
             min_score: Only hits that score at least this.
             min_coverage: Raise `Unavailable` rather than answer from a smaller share of the records, 0 to 1.
-            min_seq: Find what was written up to here, the `seq` of an `UpsertResult` or a `DeleteResult`: waits
-                until the shards have it, and raises `Unavailable` where the time is over before.
+            min_seq: Find what was written up to here: an `UpsertResult` or a `DeleteResult`, or the `seq` of one. Waits
+                until the shards have it, and raises `Unavailable` where the time is over before. Given the result,
+                not its number alone, raises `FailedPrecondition` where the store went back to before that write.
             include: What comes with each hit: "attributes", and "uri", "vector", "thumbnail", which the
                 store is asked for.
             space: The embedding space the vector was made in, to be refused where it is not the collection's.
@@ -388,7 +390,7 @@ class Client:
         filter: str | None = None,
         min_score: float | None = None,
         min_coverage: float = 0.0,
-        min_seq: int = 0,
+        min_seq: Written = 0,
         include: Iterable[Included] = ("attributes",),
         space: str | None = None,
         timeout: float | None = None,

@@ -106,10 +106,12 @@ class UpsertResult:
     Attributes:
         seq: The collection's sequence number once they were written; 0 where none was.
         errors: One for each record that was left out, in the order in which they were given.
+        mark: What the store left beside `seq`: together they are known to no other history of it.
     """
 
     seq: int
     errors: tuple[ItemError, ...]
+    mark: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,10 +121,16 @@ class DeleteResult:
     Attributes:
         seq: The collection's sequence number once they were deleted; 0 where none was.
         deleted: How many existed.
+        mark: As in `UpsertResult`.
     """
 
     seq: int
     deleted: int
+    mark: int = 0
+
+
+Written: TypeAlias = int | UpsertResult | DeleteResult
+"""A write that a search must see: its result, or its `seq` alone."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -210,12 +210,12 @@ def _upsert(
     calls: Iterable[tuple[list[int], record_pb2.UpsertRecordsRequest]], errors: list[ItemError]
 ) -> Operation[UpsertResult]:
     """Make the calls; each comes with the places of its records in what the caller gave."""
-    seq = 0
+    seq = mark = 0
     for places, request in calls:
         response = yield from send(UPSERT, request)
-        seq = max(seq, response.seq)
+        seq, mark = max((seq, mark), (response.seq, response.mark))
         errors += [responses.item_error(error, places[error.index]) for error in response.errors]
-    return UpsertResult(seq, tuple(sorted(errors, key=lambda error: error.index)))
+    return UpsertResult(seq, tuple(sorted(errors, key=lambda error: error.index)), mark)
 
 
 def get(name: str, id: str, include: Iterable[Literal["image"]]) -> Operation[StoredRecord]:
@@ -257,18 +257,19 @@ def delete(name: str, ids: Iterable[str] | None, filter: str | None) -> Operatio
 
 def delete_matching(name: str, filter: str) -> Operation[DeleteResult]:
     response = yield from send(DELETE, requests.delete_request(name, filter))
-    return DeleteResult(response.seq, response.deleted)
+    return DeleteResult(response.seq, response.deleted, response.mark)
 
 
 def delete_ids(name: str, ids: Iterable[str]) -> Operation[DeleteResult]:
     if isinstance(ids, str):
         raise InvalidArgument("a list of ids, not a single one", field="ids")
     checked = (requests.checked_id(id, f"ids[{index}]") for index, id in enumerate(ids))
-    seq = deleted = 0
+    seq = mark = deleted = 0
     for batch in batches(checked, len, max_items=ROWS_PER_CALL):
         response = yield from send(DELETE, record_pb2.DeleteRecordsRequest(collection=name, ids=batch))
-        seq, deleted = max(seq, response.seq), deleted + response.deleted
-    return DeleteResult(seq, deleted)
+        seq, mark = max((seq, mark), (response.seq, response.mark))
+        deleted += response.deleted
+    return DeleteResult(seq, deleted, mark)
 
 
 def search(name: str, query: Query, options: SearchOptions, space: str | None) -> Operation[SearchResult]:

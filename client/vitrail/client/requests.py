@@ -10,7 +10,7 @@ from google.protobuf.message import Message
 from vitrail.client import images
 from vitrail.client.batches import MESSAGE_LIMIT
 from vitrail.client.images import ImageLike
-from vitrail.client.models import Example, Included, IndexOptions, ItemError, Metric, Query, Record
+from vitrail.client.models import Example, Included, IndexOptions, ItemError, Metric, Query, Record, Written
 from vitrail.client.vectors import VectorLike, to_vector
 from vitrail.rpc.attributes import TYPE_NAMES, AttributeValue, to_value
 from vitrail.rpc.errors import InvalidArgument, ResourceExhausted, VitrailError
@@ -40,11 +40,12 @@ class SearchOptions:
     filter: str | None
     min_score: float | None
     min_coverage: float
-    min_seq: int
+    min_seq: Written
     include: Iterable[Included]
 
     def fields(self) -> dict[str, Any]:
         """The fields of SearchRequest and BatchSearchRequest, which bear the same names."""
+        seq, mark = (self.min_seq, 0) if isinstance(self.min_seq, int) else (self.min_seq.seq, self.min_seq.mark)
         return {
             "top_k": int32(self.top_k, "top_k"),
             "parameters": search_pb2.SearchParameters(
@@ -56,7 +57,8 @@ class SearchOptions:
             "filter": utf8(self.filter or "", "filter"),
             "min_score": self.min_score,
             "min_coverage": self.min_coverage,
-            "min_seq": int64(self.min_seq, "min_seq"),
+            "min_seq": int64(seq, "min_seq"),
+            "min_mark": mark,
             "return_fields": search_pb2.ReturnFields(**included(self.include)),
         }
 

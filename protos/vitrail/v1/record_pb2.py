@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from vitrail.v1 import types_pb2 as vitrail_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17vitrail/v1/record.proto\x12\nvitrail.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16vitrail/v1/types.proto\"\xa3\x02\n\x0bRecordInput\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x05image\x18\x02 \x01(\x0cH\x00\x12$\n\x06vector\x18\x03 \x01(\x0b\x32\x12.vitrail.v1.VectorH\x00\x12;\n\nattributes\x18\x04 \x03(\x0b\x32\'.vitrail.v1.RecordInput.AttributesEntry\x12\x0b\n\x03uri\x18\x05 \x01(\t\x12\x14\n\x0c\x63ontent_hash\x18\x06 \x01(\x0c\x12\x11\n\tthumbnail\x18\x07 \x01(\x0c\x12\r\n\x05\x66ills\x18\n \x01(\x03\x1a\x44\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12 \n\x05value\x18\x02 \x01(\x0b\x32\x11.vitrail.v1.Value:\x02\x38\x01\x42\t\n\x07\x63ontent\"\xca\x02\n\x06Record\x12\n\n\x02id\x18\x01 \x01(\t\x12\"\n\x06vector\x18\x02 \x01(\x0b\x32\x12.vitrail.v1.Vector\x12\x36\n\nattributes\x18\x03 \x03(\x0b\x32\".vitrail.v1.Record.AttributesEntry\x12\x0b\n\x03uri\x18\x04 \x01(\t\x12\x0b\n\x03seq\x18\x05 \x01(\x03\x12\x14\n\x0c\x63ontent_hash\x18\x06 \x01(\x0c\x12\x11\n\tthumbnail\x18\x07 \x01(\x0c\x12/\n\x0bupdate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07pending\x18\t \x01(\x08\x12\r\n\x05image\x18\n \x01(\x0c\x1a\x44\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12 \n\x05value\x18\x02 \x01(\x0b\x32\x11.vitrail.v1.Value:\x02\x38\x01\"~\n\x14UpsertRecordsRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12(\n\x07records\x18\x02 \x03(\x0b\x32\x17.vitrail.v1.RecordInput\x12(\n\x07vectors\x18\x03 \x01(\x0b\x32\x17.vitrail.v1.VectorArray\"K\n\x15UpsertRecordsResponse\x12\x0b\n\x03seq\x18\x01 \x01(\x03\x12%\n\x06\x65rrors\x18\x02 \x03(\x0b\x32\x15.vitrail.v1.ItemError\"S\n\x14StreamRecordsRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\'\n\x06record\x18\x02 \x01(\x0b\x32\x17.vitrail.v1.RecordInput\"V\n\x15StreamRecordsResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0b\n\x03seq\x18\x02 \x01(\x03\x12$\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x15.vitrail.v1.ItemError\"I\n\x10GetRecordRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\t\x12\x15\n\rinclude_image\x18\x03 \x01(\x08\"7\n\x11GetRecordResponse\x12\"\n\x06record\x18\x01 \x01(\x0b\x32\x12.vitrail.v1.Record\"\x95\x01\n\x12ListRecordsRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x17\n\x0finclude_vectors\x18\x04 \x01(\x08\x12\x1a\n\x12include_thumbnails\x18\x05 \x01(\x08\x12\x0f\n\x07pending\x18\x06 \x01(\x08\"S\n\x13ListRecordsResponse\x12#\n\x07records\x18\x01 \x03(\x0b\x32\x12.vitrail.v1.Record\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"G\n\x14\x44\x65leteRecordsRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x0b\n\x03ids\x18\x02 \x03(\t\x12\x0e\n\x06\x66ilter\x18\x03 \x01(\t\"5\n\x15\x44\x65leteRecordsResponse\x12\x0b\n\x03seq\x18\x01 \x01(\x03\x12\x0f\n\x07\x64\x65leted\x18\x02 \x01(\x03\"O\n\x12\x46illRecordsRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"e\n\x13\x46illRecordsResponse\x12\x0e\n\x06\x66illed\x18\x01 \x01(\x03\x12%\n\x06\x65rrors\x18\x02 \x03(\x0b\x32\x15.vitrail.v1.ItemError\x12\x17\n\x0fnext_page_token\x18\x03 \x01(\t2\xff\x03\n\rRecordService\x12T\n\rUpsertRecords\x12 .vitrail.v1.UpsertRecordsRequest\x1a!.vitrail.v1.UpsertRecordsResponse\x12X\n\rStreamRecords\x12 .vitrail.v1.StreamRecordsRequest\x1a!.vitrail.v1.StreamRecordsResponse(\x01\x30\x01\x12H\n\tGetRecord\x12\x1c.vitrail.v1.GetRecordRequest\x1a\x1d.vitrail.v1.GetRecordResponse\x12N\n\x0bListRecords\x12\x1e.vitrail.v1.ListRecordsRequest\x1a\x1f.vitrail.v1.ListRecordsResponse\x12T\n\rDeleteRecords\x12 .vitrail.v1.DeleteRecordsRequest\x1a!.vitrail.v1.DeleteRecordsResponse\x12N\n\x0b\x46illRecords\x12\x1e.vitrail.v1.FillRecordsRequest\x1a\x1f.vitrail.v1.FillRecordsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17vitrail/v1/record.proto\x12\nvitrail.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16vitrail/v1/types.proto\"\xa3\x02\n\x0bRecordInput\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x05image\x18\x02 \x01(\x0cH\x00\x12$\n\x06vector\x18\x03 \x01(\x0b\x32\x12.vitrail.v1.VectorH\x00\x12;\n\nattributes\x18\x04 \x03(\x0b\x32\'.vitrail.v1.RecordInput.AttributesEntry\x12\x0b\n\x03uri\x18\x05 \x01(\t\x12\x14\n\x0c\x63ontent_hash\x18\x06 \x01(\x0c\x12\x11\n\tthumbnail\x18\x07 \x01(\x0c\x12\r\n\x05\x66ills\x18\n \x01(\x03\x1a\x44\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12 \n\x05value\x18\x02 \x01(\x0b\x32\x11.vitrail.v1.Value:\x02\x38\x01\x42\t\n\x07\x63ontent\"\xca\x02\n\x06Record\x12\n\n\x02id\x18\x01 \x01(\t\x12\"\n\x06vector\x18\x02 \x01(\x0b\x32\x12.vitrail.v1.Vector\x12\x36\n\nattributes\x18\x03 \x03(\x0b\x32\".vitrail.v1.Record.AttributesEntry\x12\x0b\n\x03uri\x18\x04 \x01(\t\x12\x0b\n\x03seq\x18\x05 \x01(\x03\x12\x14\n\x0c\x63ontent_hash\x18\x06 \x01(\x0c\x12\x11\n\tthumbnail\x18\x07 \x01(\x0c\x12/\n\x0bupdate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07pending\x18\t \x01(\x08\x12\r\n\x05image\x18\n \x01(\x0c\x1a\x44\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12 \n\x05value\x18\x02 \x01(\x0b\x32\x11.vitrail.v1.Value:\x02\x38\x01\"~\n\x14UpsertRecordsRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12(\n\x07records\x18\x02 \x03(\x0b\x32\x17.vitrail.v1.RecordInput\x12(\n\x07vectors\x18\x03 \x01(\x0b\x32\x17.vitrail.v1.VectorArray\"Y\n\x15UpsertRecordsResponse\x12\x0b\n\x03seq\x18\x01 \x01(\x03\x12%\n\x06\x65rrors\x18\x02 \x03(\x0b\x32\x15.vitrail.v1.ItemError\x12\x0c\n\x04mark\x18\x03 \x01(\x03\"S\n\x14StreamRecordsRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\'\n\x06record\x18\x02 \x01(\x0b\x32\x17.vitrail.v1.RecordInput\"d\n\x15StreamRecordsResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0b\n\x03seq\x18\x02 \x01(\x03\x12$\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x15.vitrail.v1.ItemError\x12\x0c\n\x04mark\x18\x04 \x01(\x03\"I\n\x10GetRecordRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\t\x12\x15\n\rinclude_image\x18\x03 \x01(\x08\"7\n\x11GetRecordResponse\x12\"\n\x06record\x18\x01 \x01(\x0b\x32\x12.vitrail.v1.Record\"\x95\x01\n\x12ListRecordsRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x17\n\x0finclude_vectors\x18\x04 \x01(\x08\x12\x1a\n\x12include_thumbnails\x18\x05 \x01(\x08\x12\x0f\n\x07pending\x18\x06 \x01(\x08\"S\n\x13ListRecordsResponse\x12#\n\x07records\x18\x01 \x03(\x0b\x32\x12.vitrail.v1.Record\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"G\n\x14\x44\x65leteRecordsRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x0b\n\x03ids\x18\x02 \x03(\t\x12\x0e\n\x06\x66ilter\x18\x03 \x01(\t\"C\n\x15\x44\x65leteRecordsResponse\x12\x0b\n\x03seq\x18\x01 \x01(\x03\x12\x0f\n\x07\x64\x65leted\x18\x02 \x01(\x03\x12\x0c\n\x04mark\x18\x03 \x01(\x03\"O\n\x12\x46illRecordsRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"e\n\x13\x46illRecordsResponse\x12\x0e\n\x06\x66illed\x18\x01 \x01(\x03\x12%\n\x06\x65rrors\x18\x02 \x03(\x0b\x32\x15.vitrail.v1.ItemError\x12\x17\n\x0fnext_page_token\x18\x03 \x01(\t2\xff\x03\n\rRecordService\x12T\n\rUpsertRecords\x12 .vitrail.v1.UpsertRecordsRequest\x1a!.vitrail.v1.UpsertRecordsResponse\x12X\n\rStreamRecords\x12 .vitrail.v1.StreamRecordsRequest\x1a!.vitrail.v1.StreamRecordsResponse(\x01\x30\x01\x12H\n\tGetRecord\x12\x1c.vitrail.v1.GetRecordRequest\x1a\x1d.vitrail.v1.GetRecordResponse\x12N\n\x0bListRecords\x12\x1e.vitrail.v1.ListRecordsRequest\x1a\x1f.vitrail.v1.ListRecordsResponse\x12T\n\rDeleteRecords\x12 .vitrail.v1.DeleteRecordsRequest\x1a!.vitrail.v1.DeleteRecordsResponse\x12N\n\x0b\x46illRecords\x12\x1e.vitrail.v1.FillRecordsRequest\x1a\x1f.vitrail.v1.FillRecordsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -48,27 +48,27 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_UPSERTRECORDSREQUEST']._serialized_start=723
   _globals['_UPSERTRECORDSREQUEST']._serialized_end=849
   _globals['_UPSERTRECORDSRESPONSE']._serialized_start=851
-  _globals['_UPSERTRECORDSRESPONSE']._serialized_end=926
-  _globals['_STREAMRECORDSREQUEST']._serialized_start=928
-  _globals['_STREAMRECORDSREQUEST']._serialized_end=1011
-  _globals['_STREAMRECORDSRESPONSE']._serialized_start=1013
-  _globals['_STREAMRECORDSRESPONSE']._serialized_end=1099
-  _globals['_GETRECORDREQUEST']._serialized_start=1101
-  _globals['_GETRECORDREQUEST']._serialized_end=1174
-  _globals['_GETRECORDRESPONSE']._serialized_start=1176
-  _globals['_GETRECORDRESPONSE']._serialized_end=1231
-  _globals['_LISTRECORDSREQUEST']._serialized_start=1234
-  _globals['_LISTRECORDSREQUEST']._serialized_end=1383
-  _globals['_LISTRECORDSRESPONSE']._serialized_start=1385
-  _globals['_LISTRECORDSRESPONSE']._serialized_end=1468
-  _globals['_DELETERECORDSREQUEST']._serialized_start=1470
-  _globals['_DELETERECORDSREQUEST']._serialized_end=1541
-  _globals['_DELETERECORDSRESPONSE']._serialized_start=1543
-  _globals['_DELETERECORDSRESPONSE']._serialized_end=1596
-  _globals['_FILLRECORDSREQUEST']._serialized_start=1598
-  _globals['_FILLRECORDSREQUEST']._serialized_end=1677
-  _globals['_FILLRECORDSRESPONSE']._serialized_start=1679
-  _globals['_FILLRECORDSRESPONSE']._serialized_end=1780
-  _globals['_RECORDSERVICE']._serialized_start=1783
-  _globals['_RECORDSERVICE']._serialized_end=2294
+  _globals['_UPSERTRECORDSRESPONSE']._serialized_end=940
+  _globals['_STREAMRECORDSREQUEST']._serialized_start=942
+  _globals['_STREAMRECORDSREQUEST']._serialized_end=1025
+  _globals['_STREAMRECORDSRESPONSE']._serialized_start=1027
+  _globals['_STREAMRECORDSRESPONSE']._serialized_end=1127
+  _globals['_GETRECORDREQUEST']._serialized_start=1129
+  _globals['_GETRECORDREQUEST']._serialized_end=1202
+  _globals['_GETRECORDRESPONSE']._serialized_start=1204
+  _globals['_GETRECORDRESPONSE']._serialized_end=1259
+  _globals['_LISTRECORDSREQUEST']._serialized_start=1262
+  _globals['_LISTRECORDSREQUEST']._serialized_end=1411
+  _globals['_LISTRECORDSRESPONSE']._serialized_start=1413
+  _globals['_LISTRECORDSRESPONSE']._serialized_end=1496
+  _globals['_DELETERECORDSREQUEST']._serialized_start=1498
+  _globals['_DELETERECORDSREQUEST']._serialized_end=1569
+  _globals['_DELETERECORDSRESPONSE']._serialized_start=1571
+  _globals['_DELETERECORDSRESPONSE']._serialized_end=1638
+  _globals['_FILLRECORDSREQUEST']._serialized_start=1640
+  _globals['_FILLRECORDSREQUEST']._serialized_end=1719
+  _globals['_FILLRECORDSRESPONSE']._serialized_start=1721
+  _globals['_FILLRECORDSRESPONSE']._serialized_end=1822
+  _globals['_RECORDSERVICE']._serialized_start=1825
+  _globals['_RECORDSERVICE']._serialized_end=2336
 # @@protoc_insertion_point(module_scope)

@@ -197,8 +197,11 @@ class UpsertRecordsResponse(google.protobuf.message.Message):
 
     SEQ_FIELD_NUMBER: builtins.int
     ERRORS_FIELD_NUMBER: builtins.int
+    MARK_FIELD_NUMBER: builtins.int
     seq: builtins.int
     """The collection's sequence number once these records were written; 0 where none was."""
+    mark: builtins.int
+    """What the store left beside `seq`: together they are known to no other history of it."""
     @property
     def errors(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[vitrail.v1.types_pb2.ItemError]: ...
     def __init__(
@@ -206,8 +209,9 @@ class UpsertRecordsResponse(google.protobuf.message.Message):
         *,
         seq: builtins.int = ...,
         errors: collections.abc.Iterable[vitrail.v1.types_pb2.ItemError] | None = ...,
+        mark: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["errors", b"errors", "seq", b"seq"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["errors", b"errors", "mark", b"mark", "seq", b"seq"]) -> None: ...
 
 Global___UpsertRecordsResponse: typing_extensions.TypeAlias = UpsertRecordsResponse
 
@@ -239,9 +243,12 @@ class StreamRecordsResponse(google.protobuf.message.Message):
     ID_FIELD_NUMBER: builtins.int
     SEQ_FIELD_NUMBER: builtins.int
     ERROR_FIELD_NUMBER: builtins.int
+    MARK_FIELD_NUMBER: builtins.int
     id: builtins.str
     seq: builtins.int
     """Set where the record was written."""
+    mark: builtins.int
+    """As in UpsertRecordsResponse."""
     @property
     def error(self) -> vitrail.v1.types_pb2.ItemError:
         """Set where it was not."""
@@ -252,9 +259,10 @@ class StreamRecordsResponse(google.protobuf.message.Message):
         id: builtins.str = ...,
         seq: builtins.int = ...,
         error: vitrail.v1.types_pb2.ItemError | None = ...,
+        mark: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["error", b"error"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["error", b"error", "id", b"id", "seq", b"seq"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["error", b"error", "id", b"id", "mark", b"mark", "seq", b"seq"]) -> None: ...
 
 Global___StreamRecordsResponse: typing_extensions.TypeAlias = StreamRecordsResponse
 
@@ -384,17 +392,21 @@ class DeleteRecordsResponse(google.protobuf.message.Message):
 
     SEQ_FIELD_NUMBER: builtins.int
     DELETED_FIELD_NUMBER: builtins.int
+    MARK_FIELD_NUMBER: builtins.int
     seq: builtins.int
     """The collection's sequence number once they were deleted; 0 where none was."""
     deleted: builtins.int
     """How many existed."""
+    mark: builtins.int
+    """As in UpsertRecordsResponse."""
     def __init__(
         self,
         *,
         seq: builtins.int = ...,
         deleted: builtins.int = ...,
+        mark: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["deleted", b"deleted", "seq", b"seq"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["deleted", b"deleted", "mark", b"mark", "seq", b"seq"]) -> None: ...
 
 Global___DeleteRecordsResponse: typing_extensions.TypeAlias = DeleteRecordsResponse
 

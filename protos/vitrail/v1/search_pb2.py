@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from vitrail.v1 import types_pb2 as vitrail_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17vitrail/v1/search.proto\x12\nvitrail.v1\x1a\x16vitrail/v1/types.proto\"\x95\x01\n\x05Query\x12\x0f\n\x05image\x18\x01 \x01(\x0cH\x00\x12$\n\x06vector\x18\x02 \x01(\x0b\x32\x12.vitrail.v1.VectorH\x00\x12\x13\n\trecord_id\x18\x03 \x01(\tH\x00\x12(\n\x08\x65xamples\x18\x04 \x01(\x0b\x32\x14.vitrail.v1.ExamplesH\x00\x12\x0e\n\x04text\x18\x05 \x01(\tH\x00\x42\x06\n\x04kind\"U\n\x08\x45xamples\x12\"\n\x05liked\x18\x01 \x03(\x0b\x32\x13.vitrail.v1.Example\x12%\n\x08\x64isliked\x18\x02 \x03(\x0b\x32\x13.vitrail.v1.Example\"]\n\x07\x45xample\x12\x13\n\trecord_id\x18\x01 \x01(\tH\x00\x12\x0f\n\x05image\x18\x02 \x01(\x0cH\x00\x12$\n\x06vector\x18\x03 \x01(\x0b\x32\x12.vitrail.v1.VectorH\x00\x42\x06\n\x04kind\"\x9d\x01\n\x10SearchParameters\x12\x13\n\x06nprobe\x18\x01 \x01(\x05H\x00\x88\x01\x01\x12\x1a\n\rrerank_factor\x18\x02 \x01(\x02H\x01\x88\x01\x01\x12\r\n\x05\x65xact\x18\x03 \x01(\x08\x12\x1a\n\rtarget_recall\x18\x04 \x01(\x02H\x02\x88\x01\x01\x42\t\n\x07_nprobeB\x10\n\x0e_rerank_factorB\x10\n\x0e_target_recall\"R\n\x0cReturnFields\x12\x12\n\nattributes\x18\x01 \x01(\x08\x12\x0e\n\x06vector\x18\x02 \x01(\x08\x12\x11\n\tthumbnail\x18\x03 \x01(\x08\x12\x0b\n\x03uri\x18\x04 \x01(\x08\"\xa3\x02\n\rSearchRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12 \n\x05query\x18\x02 \x01(\x0b\x32\x11.vitrail.v1.Query\x12\x12\n\x05top_k\x18\x03 \x01(\x05H\x00\x88\x01\x01\x12\x30\n\nparameters\x18\x04 \x01(\x0b\x32\x1c.vitrail.v1.SearchParameters\x12\x16\n\tmin_score\x18\x05 \x01(\x02H\x01\x88\x01\x01\x12\x14\n\x0cmin_coverage\x18\x06 \x01(\x02\x12/\n\rreturn_fields\x18\x07 \x01(\x0b\x32\x18.vitrail.v1.ReturnFields\x12\x0e\n\x06\x66ilter\x18\x08 \x01(\t\x12\x0f\n\x07min_seq\x18\t \x01(\x03\x42\x08\n\x06_top_kB\x0c\n\n_min_score\"\xd0\x01\n\x0eSearchResponse\x12\x1d\n\x04hits\x18\x01 \x03(\x0b\x32\x0f.vitrail.v1.Hit\x12&\n\x08\x63overage\x18\x02 \x01(\x0b\x32\x14.vitrail.v1.Coverage\x12$\n\x05index\x18\x03 \x01(\x0b\x32\x15.vitrail.v1.IndexInfo\x12$\n\x07timings\x18\x04 \x01(\x0b\x32\x13.vitrail.v1.Timings\x12+\n\x0btext_method\x18\x05 \x01(\x0e\x32\x16.vitrail.v1.TextMethod\"\xdf\x01\n\x03Hit\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x02\x12\x33\n\nattributes\x18\x03 \x03(\x0b\x32\x1f.vitrail.v1.Hit.AttributesEntry\x12\"\n\x06vector\x18\x04 \x01(\x0b\x32\x12.vitrail.v1.Vector\x12\x11\n\tthumbnail\x18\x05 \x01(\x0c\x12\x0b\n\x03uri\x18\x06 \x01(\t\x1a\x44\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12 \n\x05value\x18\x02 \x01(\x0b\x32\x11.vitrail.v1.Value:\x02\x38\x01\"\xaf\x01\n\x08\x43overage\x12\x17\n\x0fshards_searched\x18\x01 \x01(\x05\x12\x14\n\x0cshards_total\x18\x02 \x01(\x05\x12\x18\n\x10records_searched\x18\x03 \x01(\x03\x12\x15\n\rrecords_total\x18\x04 \x01(\x03\x12\x10\n\x08\x66raction\x18\x05 \x01(\x01\x12\x31\n\x0bunreachable\x18\x06 \x03(\x0b\x32\x1c.vitrail.v1.UnreachableShard\"1\n\x10UnreachableShard\x12\r\n\x05shard\x18\x01 \x01(\x05\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\xa1\x01\n\tIndexInfo\x12\x0f\n\x07trained\x18\x01 \x01(\x08\x12\r\n\x05\x65xact\x18\x02 \x01(\x08\x12\x0e\n\x06nprobe\x18\x03 \x01(\x05\x12\x0f\n\x07version\x18\x04 \x01(\t\x12\r\n\x05space\x18\x05 \x01(\t\x12\x0b\n\x03seq\x18\x06 \x01(\x03\x12\x15\n\rrerank_factor\x18\x07 \x01(\x02\x12\x0e\n\x06recall\x18\x08 \x01(\x02\x12\x10\n\x08matching\x18\t \x01(\x03\"\x8e\x01\n\x07Timings\x12\x0e\n\x06\x64\x65\x63ode\x18\x01 \x01(\x01\x12\x12\n\nembed_wait\x18\x02 \x01(\x01\x12\r\n\x05\x65mbed\x18\x03 \x01(\x01\x12\x13\n\x0bsearch_wait\x18\x04 \x01(\x01\x12\x0e\n\x06\x66\x61nout\x18\x05 \x01(\x01\x12\r\n\x05shard\x18\x06 \x01(\x01\x12\r\n\x05merge\x18\x07 \x01(\x01\x12\r\n\x05total\x18\x08 \x01(\x01\"\xd4\x02\n\x12\x42\x61tchSearchRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\"\n\x07queries\x18\x02 \x03(\x0b\x32\x11.vitrail.v1.Query\x12(\n\x07vectors\x18\x03 \x01(\x0b\x32\x17.vitrail.v1.VectorArray\x12\x12\n\x05top_k\x18\x04 \x01(\x05H\x00\x88\x01\x01\x12\x30\n\nparameters\x18\x05 \x01(\x0b\x32\x1c.vitrail.v1.SearchParameters\x12\x16\n\tmin_score\x18\x06 \x01(\x02H\x01\x88\x01\x01\x12\x14\n\x0cmin_coverage\x18\x07 \x01(\x02\x12/\n\rreturn_fields\x18\x08 \x01(\x0b\x32\x18.vitrail.v1.ReturnFields\x12\x0e\n\x06\x66ilter\x18\t \x01(\t\x12\x0f\n\x07min_seq\x18\n \x01(\x03\x42\x08\n\x06_top_kB\x0c\n\n_min_score\"E\n\x13\x42\x61tchSearchResponse\x12.\n\x07results\x18\x01 \x03(\x0b\x32\x1d.vitrail.v1.BatchSearchResult\"v\n\x11\x42\x61tchSearchResult\x12.\n\x08response\x18\x01 \x01(\x0b\x32\x1a.vitrail.v1.SearchResponseH\x00\x12&\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x15.vitrail.v1.ItemErrorH\x00\x42\t\n\x07outcome\"H\n\x0c\x45mbedRequest\x12\x10\n\x08\x65mbedder\x18\x01 \x01(\t\x12&\n\x06inputs\x18\x02 \x03(\x0b\x32\x16.vitrail.v1.EmbedInput\"5\n\nEmbedInput\x12\x0f\n\x05image\x18\x01 \x01(\x0cH\x00\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x42\x06\n\x04kind\"Z\n\rEmbedResponse\x12\x10\n\x08\x65mbedder\x18\x01 \x01(\t\x12\r\n\x05space\x18\x02 \x01(\t\x12(\n\x07results\x18\x03 \x03(\x0b\x32\x17.vitrail.v1.EmbedResult\"f\n\x0b\x45mbedResult\x12$\n\x06vector\x18\x01 \x01(\x0b\x32\x12.vitrail.v1.VectorH\x00\x12&\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x15.vitrail.v1.ItemErrorH\x00\x42\t\n\x07outcome*d\n\nTextMethod\x12\x1b\n\x17TEXT_METHOD_UNSPECIFIED\x10\x00\x12\x1c\n\x18TEXT_METHOD_SHARED_SPACE\x10\x01\x12\x1b\n\x17TEXT_METHOD_CLASS_NAMES\x10\x02\x32\xde\x01\n\rSearchService\x12?\n\x06Search\x12\x19.vitrail.v1.SearchRequest\x1a\x1a.vitrail.v1.SearchResponse\x12N\n\x0b\x42\x61tchSearch\x12\x1e.vitrail.v1.BatchSearchRequest\x1a\x1f.vitrail.v1.BatchSearchResponse\x12<\n\x05\x45mbed\x12\x18.vitrail.v1.EmbedRequest\x1a\x19.vitrail.v1.EmbedResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17vitrail/v1/search.proto\x12\nvitrail.v1\x1a\x16vitrail/v1/types.proto\"\x95\x01\n\x05Query\x12\x0f\n\x05image\x18\x01 \x01(\x0cH\x00\x12$\n\x06vector\x18\x02 \x01(\x0b\x32\x12.vitrail.v1.VectorH\x00\x12\x13\n\trecord_id\x18\x03 \x01(\tH\x00\x12(\n\x08\x65xamples\x18\x04 \x01(\x0b\x32\x14.vitrail.v1.ExamplesH\x00\x12\x0e\n\x04text\x18\x05 \x01(\tH\x00\x42\x06\n\x04kind\"U\n\x08\x45xamples\x12\"\n\x05liked\x18\x01 \x03(\x0b\x32\x13.vitrail.v1.Example\x12%\n\x08\x64isliked\x18\x02 \x03(\x0b\x32\x13.vitrail.v1.Example\"]\n\x07\x45xample\x12\x13\n\trecord_id\x18\x01 \x01(\tH\x00\x12\x0f\n\x05image\x18\x02 \x01(\x0cH\x00\x12$\n\x06vector\x18\x03 \x01(\x0b\x32\x12.vitrail.v1.VectorH\x00\x42\x06\n\x04kind\"\x9d\x01\n\x10SearchParameters\x12\x13\n\x06nprobe\x18\x01 \x01(\x05H\x00\x88\x01\x01\x12\x1a\n\rrerank_factor\x18\x02 \x01(\x02H\x01\x88\x01\x01\x12\r\n\x05\x65xact\x18\x03 \x01(\x08\x12\x1a\n\rtarget_recall\x18\x04 \x01(\x02H\x02\x88\x01\x01\x42\t\n\x07_nprobeB\x10\n\x0e_rerank_factorB\x10\n\x0e_target_recall\"R\n\x0cReturnFields\x12\x12\n\nattributes\x18\x01 \x01(\x08\x12\x0e\n\x06vector\x18\x02 \x01(\x08\x12\x11\n\tthumbnail\x18\x03 \x01(\x08\x12\x0b\n\x03uri\x18\x04 \x01(\x08\"\xb5\x02\n\rSearchRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12 \n\x05query\x18\x02 \x01(\x0b\x32\x11.vitrail.v1.Query\x12\x12\n\x05top_k\x18\x03 \x01(\x05H\x00\x88\x01\x01\x12\x30\n\nparameters\x18\x04 \x01(\x0b\x32\x1c.vitrail.v1.SearchParameters\x12\x16\n\tmin_score\x18\x05 \x01(\x02H\x01\x88\x01\x01\x12\x14\n\x0cmin_coverage\x18\x06 \x01(\x02\x12/\n\rreturn_fields\x18\x07 \x01(\x0b\x32\x18.vitrail.v1.ReturnFields\x12\x0e\n\x06\x66ilter\x18\x08 \x01(\t\x12\x0f\n\x07min_seq\x18\t \x01(\x03\x12\x10\n\x08min_mark\x18\n \x01(\x03\x42\x08\n\x06_top_kB\x0c\n\n_min_score\"\xd0\x01\n\x0eSearchResponse\x12\x1d\n\x04hits\x18\x01 \x03(\x0b\x32\x0f.vitrail.v1.Hit\x12&\n\x08\x63overage\x18\x02 \x01(\x0b\x32\x14.vitrail.v1.Coverage\x12$\n\x05index\x18\x03 \x01(\x0b\x32\x15.vitrail.v1.IndexInfo\x12$\n\x07timings\x18\x04 \x01(\x0b\x32\x13.vitrail.v1.Timings\x12+\n\x0btext_method\x18\x05 \x01(\x0e\x32\x16.vitrail.v1.TextMethod\"\xdf\x01\n\x03Hit\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x02\x12\x33\n\nattributes\x18\x03 \x03(\x0b\x32\x1f.vitrail.v1.Hit.AttributesEntry\x12\"\n\x06vector\x18\x04 \x01(\x0b\x32\x12.vitrail.v1.Vector\x12\x11\n\tthumbnail\x18\x05 \x01(\x0c\x12\x0b\n\x03uri\x18\x06 \x01(\t\x1a\x44\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12 \n\x05value\x18\x02 \x01(\x0b\x32\x11.vitrail.v1.Value:\x02\x38\x01\"\xaf\x01\n\x08\x43overage\x12\x17\n\x0fshards_searched\x18\x01 \x01(\x05\x12\x14\n\x0cshards_total\x18\x02 \x01(\x05\x12\x18\n\x10records_searched\x18\x03 \x01(\x03\x12\x15\n\rrecords_total\x18\x04 \x01(\x03\x12\x10\n\x08\x66raction\x18\x05 \x01(\x01\x12\x31\n\x0bunreachable\x18\x06 \x03(\x0b\x32\x1c.vitrail.v1.UnreachableShard\"1\n\x10UnreachableShard\x12\r\n\x05shard\x18\x01 \x01(\x05\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\xa1\x01\n\tIndexInfo\x12\x0f\n\x07trained\x18\x01 \x01(\x08\x12\r\n\x05\x65xact\x18\x02 \x01(\x08\x12\x0e\n\x06nprobe\x18\x03 \x01(\x05\x12\x0f\n\x07version\x18\x04 \x01(\t\x12\r\n\x05space\x18\x05 \x01(\t\x12\x0b\n\x03seq\x18\x06 \x01(\x03\x12\x15\n\rrerank_factor\x18\x07 \x01(\x02\x12\x0e\n\x06recall\x18\x08 \x01(\x02\x12\x10\n\x08matching\x18\t \x01(\x03\"\x8e\x01\n\x07Timings\x12\x0e\n\x06\x64\x65\x63ode\x18\x01 \x01(\x01\x12\x12\n\nembed_wait\x18\x02 \x01(\x01\x12\r\n\x05\x65mbed\x18\x03 \x01(\x01\x12\x13\n\x0bsearch_wait\x18\x04 \x01(\x01\x12\x0e\n\x06\x66\x61nout\x18\x05 \x01(\x01\x12\r\n\x05shard\x18\x06 \x01(\x01\x12\r\n\x05merge\x18\x07 \x01(\x01\x12\r\n\x05total\x18\x08 \x01(\x01\"\xe6\x02\n\x12\x42\x61tchSearchRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\"\n\x07queries\x18\x02 \x03(\x0b\x32\x11.vitrail.v1.Query\x12(\n\x07vectors\x18\x03 \x01(\x0b\x32\x17.vitrail.v1.VectorArray\x12\x12\n\x05top_k\x18\x04 \x01(\x05H\x00\x88\x01\x01\x12\x30\n\nparameters\x18\x05 \x01(\x0b\x32\x1c.vitrail.v1.SearchParameters\x12\x16\n\tmin_score\x18\x06 \x01(\x02H\x01\x88\x01\x01\x12\x14\n\x0cmin_coverage\x18\x07 \x01(\x02\x12/\n\rreturn_fields\x18\x08 \x01(\x0b\x32\x18.vitrail.v1.ReturnFields\x12\x0e\n\x06\x66ilter\x18\t \x01(\t\x12\x0f\n\x07min_seq\x18\n \x01(\x03\x12\x10\n\x08min_mark\x18\x0b \x01(\x03\x42\x08\n\x06_top_kB\x0c\n\n_min_score\"E\n\x13\x42\x61tchSearchResponse\x12.\n\x07results\x18\x01 \x03(\x0b\x32\x1d.vitrail.v1.BatchSearchResult\"v\n\x11\x42\x61tchSearchResult\x12.\n\x08response\x18\x01 \x01(\x0b\x32\x1a.vitrail.v1.SearchResponseH\x00\x12&\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x15.vitrail.v1.ItemErrorH\x00\x42\t\n\x07outcome\"H\n\x0c\x45mbedRequest\x12\x10\n\x08\x65mbedder\x18\x01 \x01(\t\x12&\n\x06inputs\x18\x02 \x03(\x0b\x32\x16.vitrail.v1.EmbedInput\"5\n\nEmbedInput\x12\x0f\n\x05image\x18\x01 \x01(\x0cH\x00\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x42\x06\n\x04kind\"Z\n\rEmbedResponse\x12\x10\n\x08\x65mbedder\x18\x01 \x01(\t\x12\r\n\x05space\x18\x02 \x01(\t\x12(\n\x07results\x18\x03 \x03(\x0b\x32\x17.vitrail.v1.EmbedResult\"f\n\x0b\x45mbedResult\x12$\n\x06vector\x18\x01 \x01(\x0b\x32\x12.vitrail.v1.VectorH\x00\x12&\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x15.vitrail.v1.ItemErrorH\x00\x42\t\n\x07outcome*d\n\nTextMethod\x12\x1b\n\x17TEXT_METHOD_UNSPECIFIED\x10\x00\x12\x1c\n\x18TEXT_METHOD_SHARED_SPACE\x10\x01\x12\x1b\n\x17TEXT_METHOD_CLASS_NAMES\x10\x02\x32\xde\x01\n\rSearchService\x12?\n\x06Search\x12\x19.vitrail.v1.SearchRequest\x1a\x1a.vitrail.v1.SearchResponse\x12N\n\x0b\x42\x61tchSearch\x12\x1e.vitrail.v1.BatchSearchRequest\x1a\x1f.vitrail.v1.BatchSearchResponse\x12<\n\x05\x45mbed\x12\x18.vitrail.v1.EmbedRequest\x1a\x19.vitrail.v1.EmbedResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,8 +34,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_HIT_ATTRIBUTESENTRY']._loaded_options = None
   _globals['_HIT_ATTRIBUTESENTRY']._serialized_options = b'8\001'
-  _globals['_TEXTMETHOD']._serialized_start=2769
-  _globals['_TEXTMETHOD']._serialized_end=2869
+  _globals['_TEXTMETHOD']._serialized_start=2805
+  _globals['_TEXTMETHOD']._serialized_end=2905
   _globals['_QUERY']._serialized_start=64
   _globals['_QUERY']._serialized_end=213
   _globals['_EXAMPLES']._serialized_start=215
@@ -47,35 +47,35 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RETURNFIELDS']._serialized_start=557
   _globals['_RETURNFIELDS']._serialized_end=639
   _globals['_SEARCHREQUEST']._serialized_start=642
-  _globals['_SEARCHREQUEST']._serialized_end=933
-  _globals['_SEARCHRESPONSE']._serialized_start=936
-  _globals['_SEARCHRESPONSE']._serialized_end=1144
-  _globals['_HIT']._serialized_start=1147
-  _globals['_HIT']._serialized_end=1370
-  _globals['_HIT_ATTRIBUTESENTRY']._serialized_start=1302
-  _globals['_HIT_ATTRIBUTESENTRY']._serialized_end=1370
-  _globals['_COVERAGE']._serialized_start=1373
-  _globals['_COVERAGE']._serialized_end=1548
-  _globals['_UNREACHABLESHARD']._serialized_start=1550
-  _globals['_UNREACHABLESHARD']._serialized_end=1599
-  _globals['_INDEXINFO']._serialized_start=1602
-  _globals['_INDEXINFO']._serialized_end=1763
-  _globals['_TIMINGS']._serialized_start=1766
-  _globals['_TIMINGS']._serialized_end=1908
-  _globals['_BATCHSEARCHREQUEST']._serialized_start=1911
-  _globals['_BATCHSEARCHREQUEST']._serialized_end=2251
-  _globals['_BATCHSEARCHRESPONSE']._serialized_start=2253
-  _globals['_BATCHSEARCHRESPONSE']._serialized_end=2322
-  _globals['_BATCHSEARCHRESULT']._serialized_start=2324
-  _globals['_BATCHSEARCHRESULT']._serialized_end=2442
-  _globals['_EMBEDREQUEST']._serialized_start=2444
-  _globals['_EMBEDREQUEST']._serialized_end=2516
-  _globals['_EMBEDINPUT']._serialized_start=2518
-  _globals['_EMBEDINPUT']._serialized_end=2571
-  _globals['_EMBEDRESPONSE']._serialized_start=2573
-  _globals['_EMBEDRESPONSE']._serialized_end=2663
-  _globals['_EMBEDRESULT']._serialized_start=2665
-  _globals['_EMBEDRESULT']._serialized_end=2767
-  _globals['_SEARCHSERVICE']._serialized_start=2872
-  _globals['_SEARCHSERVICE']._serialized_end=3094
+  _globals['_SEARCHREQUEST']._serialized_end=951
+  _globals['_SEARCHRESPONSE']._serialized_start=954
+  _globals['_SEARCHRESPONSE']._serialized_end=1162
+  _globals['_HIT']._serialized_start=1165
+  _globals['_HIT']._serialized_end=1388
+  _globals['_HIT_ATTRIBUTESENTRY']._serialized_start=1320
+  _globals['_HIT_ATTRIBUTESENTRY']._serialized_end=1388
+  _globals['_COVERAGE']._serialized_start=1391
+  _globals['_COVERAGE']._serialized_end=1566
+  _globals['_UNREACHABLESHARD']._serialized_start=1568
+  _globals['_UNREACHABLESHARD']._serialized_end=1617
+  _globals['_INDEXINFO']._serialized_start=1620
+  _globals['_INDEXINFO']._serialized_end=1781
+  _globals['_TIMINGS']._serialized_start=1784
+  _globals['_TIMINGS']._serialized_end=1926
+  _globals['_BATCHSEARCHREQUEST']._serialized_start=1929
+  _globals['_BATCHSEARCHREQUEST']._serialized_end=2287
+  _globals['_BATCHSEARCHRESPONSE']._serialized_start=2289
+  _globals['_BATCHSEARCHRESPONSE']._serialized_end=2358
+  _globals['_BATCHSEARCHRESULT']._serialized_start=2360
+  _globals['_BATCHSEARCHRESULT']._serialized_end=2478
+  _globals['_EMBEDREQUEST']._serialized_start=2480
+  _globals['_EMBEDREQUEST']._serialized_end=2552
+  _globals['_EMBEDINPUT']._serialized_start=2554
+  _globals['_EMBEDINPUT']._serialized_end=2607
+  _globals['_EMBEDRESPONSE']._serialized_start=2609
+  _globals['_EMBEDRESPONSE']._serialized_end=2699
+  _globals['_EMBEDRESULT']._serialized_start=2701
+  _globals['_EMBEDRESULT']._serialized_end=2803
+  _globals['_SEARCHSERVICE']._serialized_start=2908
+  _globals['_SEARCHSERVICE']._serialized_end=3130
 # @@protoc_insertion_point(module_scope)

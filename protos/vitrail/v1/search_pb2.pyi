@@ -209,6 +209,7 @@ class SearchRequest(google.protobuf.message.Message):
     RETURN_FIELDS_FIELD_NUMBER: builtins.int
     FILTER_FIELD_NUMBER: builtins.int
     MIN_SEQ_FIELD_NUMBER: builtins.int
+    MIN_MARK_FIELD_NUMBER: builtins.int
     collection: builtins.str
     top_k: builtins.int
     """1 to 1,000; 10 where not given."""
@@ -224,6 +225,11 @@ class SearchRequest(google.protobuf.message.Message):
     """Search nothing older: wait until what was written up to this `seq`, as a write returned it, can
     be found. UNAVAILABLE where that takes longer than the call may, FAILED_PRECONDITION where the
     log does not go that far.
+    """
+    min_mark: builtins.int
+    """The `mark` that the write returned beside `min_seq`; 0 where only the number is known. With it,
+    FAILED_PRECONDITION where the store does not know the write: it went back in time, as to an older
+    backup, or the write is older than what it remembers.
     """
     @property
     def query(self) -> Global___Query: ...
@@ -243,9 +249,10 @@ class SearchRequest(google.protobuf.message.Message):
         return_fields: Global___ReturnFields | None = ...,
         filter: builtins.str = ...,
         min_seq: builtins.int = ...,
+        min_mark: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_min_score", b"_min_score", "_top_k", b"_top_k", "min_score", b"min_score", "parameters", b"parameters", "query", b"query", "return_fields", b"return_fields", "top_k", b"top_k"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_min_score", b"_min_score", "_top_k", b"_top_k", "collection", b"collection", "filter", b"filter", "min_coverage", b"min_coverage", "min_score", b"min_score", "min_seq", b"min_seq", "parameters", b"parameters", "query", b"query", "return_fields", b"return_fields", "top_k", b"top_k"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_min_score", b"_min_score", "_top_k", b"_top_k", "collection", b"collection", "filter", b"filter", "min_coverage", b"min_coverage", "min_mark", b"min_mark", "min_score", b"min_score", "min_seq", b"min_seq", "parameters", b"parameters", "query", b"query", "return_fields", b"return_fields", "top_k", b"top_k"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_min_score", b"_min_score"]) -> typing.Literal["min_score"] | None: ...
     @typing.overload
@@ -504,6 +511,7 @@ class BatchSearchRequest(google.protobuf.message.Message):
     RETURN_FIELDS_FIELD_NUMBER: builtins.int
     FILTER_FIELD_NUMBER: builtins.int
     MIN_SEQ_FIELD_NUMBER: builtins.int
+    MIN_MARK_FIELD_NUMBER: builtins.int
     collection: builtins.str
     top_k: builtins.int
     min_score: builtins.float
@@ -511,6 +519,8 @@ class BatchSearchRequest(google.protobuf.message.Message):
     filter: builtins.str
     """As in SearchRequest."""
     min_seq: builtins.int
+    """As in SearchRequest."""
+    min_mark: builtins.int
     """As in SearchRequest."""
     @property
     def queries(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Query]:
@@ -537,9 +547,10 @@ class BatchSearchRequest(google.protobuf.message.Message):
         return_fields: Global___ReturnFields | None = ...,
         filter: builtins.str = ...,
         min_seq: builtins.int = ...,
+        min_mark: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_min_score", b"_min_score", "_top_k", b"_top_k", "min_score", b"min_score", "parameters", b"parameters", "return_fields", b"return_fields", "top_k", b"top_k", "vectors", b"vectors"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_min_score", b"_min_score", "_top_k", b"_top_k", "collection", b"collection", "filter", b"filter", "min_coverage", b"min_coverage", "min_score", b"min_score", "min_seq", b"min_seq", "parameters", b"parameters", "queries", b"queries", "return_fields", b"return_fields", "top_k", b"top_k", "vectors", b"vectors"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_min_score", b"_min_score", "_top_k", b"_top_k", "collection", b"collection", "filter", b"filter", "min_coverage", b"min_coverage", "min_mark", b"min_mark", "min_score", b"min_score", "min_seq", b"min_seq", "parameters", b"parameters", "queries", b"queries", "return_fields", b"return_fields", "top_k", b"top_k", "vectors", b"vectors"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_min_score", b"_min_score"]) -> typing.Literal["min_score"] | None: ...
     @typing.overload

@@ -217,7 +217,7 @@ class Batch:
         for group, result in zip(self._groups, response.results, strict=True):
             if not result.error:
                 replica.records[group.parameters.collection_uid] = result.records
-                replica.applied[group.parameters.collection_uid] = result.applied.seq
+                replica.applied[group.parameters.collection_uid] = result.applied
 
     def _fits(self, response: SearchBatchResponse) -> bool:
         """Whether the answer has the shape of the question: one result a group, one count a query."""

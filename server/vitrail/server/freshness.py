@@ -17,16 +17,32 @@ ASK_SECONDS = 0.01
 TRAINING_SECONDS = 0.25
 
 
-async def wait_applied(journal: Journal, topology: Topology, uid: int, seq: int, deadline: Deadline) -> None:
+async def wait_applied(
+    journal: Journal, topology: Topology, uid: int, seq: int, deadline: Deadline, mark: int = 0
+) -> None:
     """Wait until every replica that may be asked has applied a collection's log up to `seq`.
+
+    Args:
+        journal: The way to the store.
+        topology: The replicas.
+        uid: Of the collection.
+        seq: Of the log.
+        deadline: Until when to wait.
+        mark: What the store left beside `seq`. With it, the store is asked: that write must be of its own history, and
+            so must be what replicas have applied. 0 to go by the number alone.
 
     Raises:
         NotFound: The collection was deleted.
         FailedPrecondition: The log does not go that far: the store went back in time, or `seq` is not of this one.
-        Unavailable: A replica did not get there in time.
+        Unavailable: A replica did not get there in time, or the store is needed and away.
     """
+    if mark and not await journal.read(journal.store.knows_write, uid, seq, mark):
+        raise FailedPrecondition(
+            f"the store does not know the write at {seq:,}: it went back in time, or that was too long ago",
+            field="min_mark",
+        )
     checked = False
-    while behind := _behind(topology, uid, seq):
+    while behind := _behind(topology, uid, seq) or (mark and await _strangers(journal, topology, uid)):
         if not checked:
             await _check(journal, uid, seq)
             checked = True
@@ -60,7 +76,16 @@ async def _check(journal: Journal, uid: int, seq: int) -> None:
 
 
 def _behind(topology: Topology, uid: int, seq: int) -> list[Replica]:
-    return [each for each in _asked(topology) if each.applied.get(uid, 0) < seq]
+    return [each for each in _asked(topology) if each.applied_seq(uid) < seq]
+
+
+async def _strangers(journal: Journal, topology: Topology, uid: int) -> list[Replica]:
+    """The replicas that have applied what the store does not know: they will be told to begin again."""
+    asked = _asked(topology)
+    known = {}
+    for place in {(cursor.seq, cursor.mark): cursor for each in asked for cursor in [each.applied[uid]]}.values():
+        known[place.seq, place.mark] = await journal.read(journal.store.knows, place)
+    return [each for each in asked if not known[each.applied[uid].seq, each.applied[uid].mark]]
 
 
 def _asked(topology: Topology) -> list[Replica]:
@@ -68,5 +93,5 @@ def _asked(topology: Topology) -> list[Replica]:
 
 
 def _said(behind: Sequence[Replica], uid: int, seq: int) -> str:
-    places = ", ".join(f"{each.address} at {each.applied.get(uid, 0):,}" for each in behind)
+    places = ", ".join(f"{each.address} at {each.applied_seq(uid):,}" for each in behind)
     return f"not everything up to {seq:,} can be searched yet: {places}"

@@ -93,7 +93,7 @@ class Purging:
     async def _remains(self, targets: Mapping[int, int], replicas: list[Replica]) -> list[PurgeRemains]:
         """Do what can be done next; returns what may be left."""
         there = [replica for replica in replicas if replica.answers]
-        behind = [each for each in there if any(each.applied.get(uid, 0) < seq for uid, seq in targets.items())]
+        behind = [each for each in there if any(each.applied_seq(uid) < seq for uid, seq in targets.items())]
         store = "shards do not all know what was deleted" if behind else await self._clean_store(targets)
         found = [PurgeRemains(where=STORE, why=store)] if store else []
         for replica in replicas:

@@ -68,9 +68,10 @@ class RecordService(RecordServiceServicer):
             outcomes = await asyncio.to_thread(_packed, request, collection)  # thousands of rows: searches go on
         else:
             outcomes = await self._prepare(request.records, collection, deadline)
-        seq, errors = await self._write(collection, request.records, outcomes, deadline)
+        written, errors = await self._write(collection, request.records, outcomes, deadline)
         return UpsertRecordsResponse(
-            seq=seq,
+            seq=written.seq,
+            mark=written.mark,
             errors=[item_error(index, error, request.records[index].id) for index, error in sorted(errors.items())],
         )
 
@@ -84,12 +85,12 @@ class RecordService(RecordServiceServicer):
             deadline = deadline_of(context, self._default_timeout)
             records = [request.record for request in batch]
             outcomes = await self._prepare(records, collection, deadline)
-            seq, errors = await self._write(collection, records, outcomes, deadline)
+            written, errors = await self._write(collection, records, outcomes, deadline)
             for index, record in enumerate(records):
                 if index in errors:
                     yield StreamRecordsResponse(id=record.id, error=item_error(done + index, errors[index], record.id))
                 else:
-                    yield StreamRecordsResponse(id=record.id, seq=seq)
+                    yield StreamRecordsResponse(id=record.id, seq=written.seq, mark=written.mark)
             done += len(batch)
 
     async def GetRecord(self, request: GetRecordRequest, context: Context) -> GetRecordResponse:  # noqa: N802
@@ -129,7 +130,7 @@ class RecordService(RecordServiceServicer):
         if len(request.ids) > validate.MAX_RECORDS:
             raise InvalidArgument(f"more than {validate.MAX_RECORDS:,} in one call", field="ids")
         written = await self._commit(Write(collection.uid, deletes=list(request.ids)), collection, deadline)
-        return DeleteRecordsResponse(seq=written.seq, deleted=written.deleted)
+        return DeleteRecordsResponse(seq=written.seq, mark=written.mark, deleted=written.deleted)
 
     async def FillRecords(self, request: FillRecordsRequest, context: Context) -> FillRecordsResponse:  # noqa: N802
         deadline = deadline_of(context, self._default_timeout)
@@ -173,7 +174,8 @@ class RecordService(RecordServiceServicer):
                 ids = found.ids[start : start + validate.MAX_RECORDS]
                 write = Write(collection.uid, deletes=ids, deletes_as_of=found.seq)
                 written = await self._commit(write, collection, deadline)
-                response.seq = max(response.seq, written.seq)
+                if written.seq > response.seq:
+                    response.seq, response.mark = written.seq, written.mark
                 response.deleted += written.deleted
         return response
 
@@ -228,12 +230,12 @@ class RecordService(RecordServiceServicer):
 
     async def _write(
         self, collection: Collection, records: Sequence[RecordInput], outcomes: Sequence[Outcome], deadline: Deadline
-    ) -> tuple[int, dict[int, VitrailError]]:
-        """Write what can be written; returns the `seq` and what is wrong with the rest, by position."""
+    ) -> tuple[Written, dict[int, VitrailError]]:
+        """Write what can be written; returns what came of it and what is wrong with the rest, by position."""
         errors = {index: outcome for index, outcome in enumerate(outcomes) if isinstance(outcome, VitrailError)}
         ready = [(index, outcome) for index, outcome in enumerate(outcomes) if isinstance(outcome, NewRecord)]
         if not ready:
-            return 0, errors
+            return Written(), errors
         written = await self._commit(Write(collection.uid, [record for _, record in ready]), collection, deadline)
         for position in written.missing:
             errors[ready[position][0]] = NotFound("give an image or a vector: there is no such record yet", field="id")
@@ -243,7 +245,7 @@ class RecordService(RecordServiceServicer):
             )
         for position, misfit in written.misfits.items():
             errors[ready[position][0]] = InvalidArgument(str(misfit), field=misfit.field)
-        return written.seq, errors
+        return written, errors
 
     async def _commit(self, write: Write, collection: Collection, deadline: Deadline) -> Written:
         """Write to a collection.

@@ -72,7 +72,7 @@ class SearchService(SearchServiceServicer):
         wanted = Wanted.of(request)
         parameters = validate.parameters(request, collection, wanted.top_k)
         target = await self._queries.resolve(request.query, collection, deadline, "query")
-        answer = await self._ask(parameters, [target], wanted.min_seq, deadline)
+        answer = await self._ask(parameters, [target], wanted, deadline)
         wanted.check_coverage(answer)
         response = SearchResponse()
         await self._fill([response], wanted, collection, [target], answer)
@@ -90,7 +90,7 @@ class SearchService(SearchServiceServicer):
         batch = BatchSearchResponse(results=map(_result, range(len(outcomes)), outcomes))
         targets = [target for target in outcomes if isinstance(target, Target)]
         if targets:
-            answer = await self._ask(parameters, targets, wanted.min_seq, deadline)
+            answer = await self._ask(parameters, targets, wanted, deadline)
             wanted.check_coverage(answer)
             responses = [result.response for result in batch.results if not result.HasField("error")]
             await self._fill(responses, wanted, collection, targets, answer)
@@ -113,10 +113,13 @@ class SearchService(SearchServiceServicer):
                 response.results.add(vector=Vector(data=vectors.to_bytes(outcome), space=embedder.space))
         return response
 
-    async def _ask(self, parameters: Parameters, targets: Sequence[Target], min_seq: int, deadline: Deadline) -> Answer:
+    async def _ask(
+        self, parameters: Parameters, targets: Sequence[Target], wanted: "Wanted", deadline: Deadline
+    ) -> Answer:
         """Ask the shards, for as many hits more as may be left out again; once they know what the caller does."""
-        if min_seq:
-            await wait_applied(self._journal, self._topology, parameters.collection_uid, min_seq, deadline)
+        if wanted.min_seq:
+            uid = parameters.collection_uid
+            await wait_applied(self._journal, self._topology, uid, wanted.min_seq, deadline, wanted.min_mark)
         more = max(len(target.left_out) for target in targets)
         if more:
             parameters = parameters._replace(top_k=parameters.top_k + more)
@@ -184,6 +187,7 @@ class Wanted:
     min_score: float
     min_coverage: float
     min_seq: int
+    min_mark: int
     fields: ReturnFields
 
     @classmethod
@@ -193,6 +197,7 @@ class Wanted:
             validate.min_score(request),
             validate.min_coverage(request),
             validate.min_seq(request),
+            validate.min_mark(request),
             request.return_fields,
         )
 

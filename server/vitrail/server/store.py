@@ -80,6 +80,8 @@ class Written:
     """What came of a write: the last `seq` it took (0: none), and what was left out, by position in `upserts`."""
 
     seq: int = 0
+    mark: int = 0
+    """Beside `seq`."""
     deleted: int = 0
     missing: list[int] = field(default_factory=list)
     """Without a vector, and no record of that id to keep one."""
@@ -324,6 +326,18 @@ class Store:
         with self._database.transaction() as connection:
             return _knows(connection, cursor)
 
+    def knows_write(self, uid: int, seq: int, mark: int) -> bool:
+        """Whether a write that returned these is of this store's own history, to any version of a collection."""
+        given = collections.alias()
+        versions_of_it = sa.select(collections.c.uid).join(given, given.c.name == collections.c.name)
+        query = sa.select(commits.c.mark).where(
+            commits.c.collection_uid.in_(versions_of_it.where(given.c.uid == uid)),
+            commits.c.seq == seq,
+            commits.c.mark == mark,
+        )
+        with self._database.transaction() as connection:
+            return connection.execute(query).first() is not None
+
     # Deleting for good.
 
     def end_at(self, uid: int, moment: int) -> int:
@@ -415,7 +429,7 @@ def _write(connection: sa.Connection, write: Write, found: Sequence[Version]) ->
             _put(connection, version.uid, [_in(version, target, each) for each in upserts.values()], deletes, first)
         if target.collection.keep_images:
             _put_images(connection, target.collection.name, upserts.values(), deletes)
-        written.seq = target.seq
+        written.seq, written.mark = target.seq, target.mark
     _fill(connection, write.upserts, target, found, written)
     return written
 
@@ -457,7 +471,7 @@ def _fill(
     if not good:
         return
     first = versions.take_numbers(connection, found, [target], len(good))
-    written.seq = target.seq
+    written.seq, written.mark = target.seq, target.mark
     statement = (
         records.update()
         .where(records.c.collection_uid == target.uid, records.c.id == sa.bindparam("its_id"))

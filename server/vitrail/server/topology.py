@@ -19,6 +19,7 @@ import structlog
 from vitrail.rpc.channel import CLIENT_OPTIONS
 from vitrail.server import metrics
 from vitrail.v1.collection_pb2 import Collection
+from vitrail.v1.log_pb2 import Cursor
 from vitrail.v1.shard_pb2 import GetStatusRequest, GetStatusResponse, PartitionStatus
 from vitrail.v1.shard_pb2_grpc import ShardServiceStub
 
@@ -57,8 +58,8 @@ class Replica:
     status: GetStatusResponse | None = None
     records: dict[int, int] = field(default_factory=dict)
     """Live records by collection uid, as last heard in a status or an answer."""
-    applied: dict[int, int] = field(default_factory=dict)
-    """Of each collection by uid, up to which `seq` it has applied the log, as last heard."""
+    applied: dict[int, Cursor] = field(default_factory=dict)
+    """Of each collection by uid, up to where it has applied the log, as last heard."""
     outstanding: int = 0
     """Batches that it was asked and has not answered."""
     is_settled: bool = False
@@ -97,7 +98,11 @@ class Replica:
     def reached(self, uid: int) -> int:
         """Up to which `seq` of a collection it has gone, be it in a pass over the log that is not complete yet."""
         partition = self.partition(uid)
-        return max(self.applied.get(uid, 0), partition.reached if partition else 0)
+        return max(self.applied_seq(uid), partition.reached if partition else 0)
+
+    def applied_seq(self, uid: int) -> int:
+        """Up to which `seq` of a collection it has applied the log, as last heard."""
+        return self.applied[uid].seq if uid in self.applied else 0
 
     def heard(self, status: GetStatusResponse) -> None:
         """Take what it says of itself."""
@@ -111,7 +116,7 @@ class Replica:
             for partition in status.partitions
             if not (partition.applied.seq or status.ready) and partition.collection_uid in self.records
         }
-        self.applied = {partition.collection_uid: partition.applied.seq for partition in status.partitions}
+        self.applied = {partition.collection_uid: partition.applied for partition in status.partitions}
         self.is_settled = _is_settled(status)
         self.failure = QUARANTINED if self.diverged else "" if status.ready else CATCHING_UP
         self.overdue = 0

@@ -97,6 +97,12 @@ def min_seq(request: SearchRequest | BatchSearchRequest) -> int:
     return request.min_seq
 
 
+def min_mark(request: SearchRequest | BatchSearchRequest) -> int:
+    if request.min_mark and not request.min_seq:
+        raise InvalidArgument("goes with min_seq", field="min_mark")
+    return request.min_mark
+
+
 def min_coverage(request: SearchRequest | BatchSearchRequest) -> float:
     return _within(request.min_coverage, 0.0, 1.0, "min_coverage")
 

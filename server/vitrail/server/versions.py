@@ -28,6 +28,8 @@ class Version:
 
     collection: Collection
     seq: int
+    mark: int = 0
+    """Beside `seq`, where this transaction took it."""
 
     @property
     def uid(self) -> int:
@@ -93,7 +95,7 @@ def take_numbers(
     place = {"seq": seq, "mark": mark, "committed_at": time.time_ns() // 1000}
     connection.execute(commits.insert(), [{"collection_uid": each.uid, **place} for each in of])
     for each in of:
-        each.seq = seq
+        each.seq, each.mark = seq, mark
     return first
 
 
