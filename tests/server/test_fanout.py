@@ -220,6 +220,18 @@ async def test_an_unknown_collection_is_declared() -> None:
     assert missing(whole) == {}
 
 
+async def test_a_shard_that_is_built_anew_is_declared() -> None:
+    """It does not answer from the few records that it was sent yet, and counts with those that it held before."""
+    first, second = two_shards()
+    async with searching(first, second) as here:
+        second.unknown, second.ready, second.seq, second.records = {1}, False, 0, {"b": [0.2, 0.8]}
+        await here.topology.probe_all()
+        answer = await here.search()
+    assert ids(answer) == [["a", "c"]]
+    covered = answer.coverage
+    assert (covered.records_searched, covered.records_total, covered.fraction) == (2, 4, 0.5)
+
+
 async def test_nobody_knows_the_collection_yet() -> None:
     """Right after it was made, an answer has no hits and covers nothing."""
     first, second = two_shards()

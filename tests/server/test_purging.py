@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import random
 import shutil
 import time
 from collections.abc import AsyncIterator
@@ -290,6 +291,23 @@ def test_nothing_is_left_in_the_files(store: Store, uid: int, files: Path) -> No
     assert store.heads().collections[uid] == (2001, head)
     store.delete_collection(store.create_collection(Collection(name="third", dimension=2)).uid)
     assert store.clean([uid]) == {uid: 0}  # the records of that one lay among these
+
+
+def test_nothing_is_left_where_pages_were_balanced(store: Store, uid: int, files: Path) -> None:
+    """Indexes keep copies of ids on pages from which they were moved, which zeroing what is deleted does not reach."""
+    chance = random.Random(1)
+    names = [f"{chance.randrange(10**6)}-{'secret' if n % 3 else 'kept'}-{n}" for n in range(3000)]
+    for start in range(0, len(names), 100):
+        write(store, uid, *names[start : start + 100])
+    secret = [name for name in names if "secret" in name]
+    chance.shuffle(secret)
+    for start in range(0, len(secret), 50):
+        store.write([Write(uid, deletes=secret[start : start + 50])])
+        write(store, uid, *(f"{chance.randrange(10**6)}-new-{start}-{n}" for n in range(20)))
+    purge(store, uid, store.heads().collections[uid][1])
+    store.rewrite()
+    checkpoint(store)
+    assert found_in(files, ["-secret-", "-kept-"]) == ["-kept-"]
 
 
 def test_what_others_may_still_read_is_left(postgres: Postgres) -> None:

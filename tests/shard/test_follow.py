@@ -3,9 +3,11 @@
 import asyncio
 import contextlib
 import errno
+import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import grpc
 import numpy as np
@@ -21,14 +23,17 @@ from vitrail.server.journal import Journal
 from vitrail.server.log import LogService
 from vitrail.server.store import NewRecord, Store, Write
 from vitrail.shard import manifest, metrics
+from vitrail.shard.config import Config
 from vitrail.shard.follow import Follower
 from vitrail.shard.life import Life
 from vitrail.shard.partition import Partition
 from vitrail.shard.partitions import Partitions
+from vitrail.shard.service import ShardService
 from vitrail.shard.snapshots import Snapshots
 from vitrail.shard.wanted import wanted_build
-from vitrail.v1.log_pb2 import Row
+from vitrail.v1.log_pb2 import Cursor, Row
 from vitrail.v1.log_pb2_grpc import add_LogServiceServicer_to_server
+from vitrail.v1.shard_pb2 import GroupResult, SearchBatchRequest, SearchGroup
 
 DIMENSION = 24
 SLOTS = (0, 1024)
@@ -302,4 +307,36 @@ async def test_a_partition_is_rebuilt_when_it_is_told_to(world: World) -> None:
     assert shard.partition.held is not None
     assert shard.partition.held.life == shard.partition.life != life
     world.agrees(shard)
+    await shard.stop()
+
+
+async def test_what_is_built_anew_is_no_answer_until_it_is(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some of the records would look like all of them: the coordinator is told instead, and says what is missing."""
+    await world.write(0, 300)
+    shard = world.shard()
+    await world.caught_up(shard)
+    config = Config(index=0, count=1, log="127.0.0.1:1", data=shard.directory)
+    service = ShardService(config, shard.partitions, shard.follower, metrics_port=0)
+    group = SearchGroup(collection_uid=1, vectors=np.ones(DIMENSION, "<f4").tobytes(), top_k=5, timeout=10)
+    context: Any = None
+
+    async def search() -> GroupResult:
+        response = await service.SearchBatch(SearchBatchRequest(groups=[group]), context)
+        return response.results[0]
+
+    assert (await search()).records == 300
+    go_on, checkpoint = threading.Event(), Partition.checkpoint
+
+    def checkpoint_later(self: Partition, cursor: Cursor) -> None:
+        go_on.wait(10)
+        checkpoint(self, cursor)
+
+    monkeypatch.setattr(Partition, "checkpoint", checkpoint_later)
+    partition = shard.partition
+    await shard.follower.rebuild(partition, partition.life, "to see")
+    await eventually(lambda: partition.view.records == 300)  # all of it, but nobody has said so
+    assert (await search()).error == "is being built from the log"
+    go_on.set()
+    await shard.follower.ready.wait()
+    assert (await search()).records == 300
     await shard.stop()
