@@ -9,7 +9,7 @@ from PIL import Image
 
 from tests.e2e.photos import jpeg, photos, tiles
 from tests.e2e.running import Running, wait_applied
-from tests.server import images
+from tests.server import corpus, images
 from vitrail.client import Client, InvalidArgument, ItemError, NotFound, Record, ResourceExhausted, SearchResult
 from vitrail.rpc.channel import MAX_MESSAGE_BYTES
 from vitrail.v1.search_pb2 import SearchRequest
@@ -125,6 +125,39 @@ def test_neighbours_in_a_batch_of_queries_are_untouched(client: Client, filled: 
         assert isinstance(outcome, SearchResult)
         assert [hit.id for hit in outcome.hits] == [hit.id for hit in expected]
         np.testing.assert_allclose([h.score for h in outcome.hits], [h.score for h in expected], atol=1e-4)
+
+
+def test_the_corpus_leaves_its_neighbours_as_if_alone(client: Client, name: str) -> None:
+    """Hostile files between photos, in one call: each gets its error, and vectors and scores are those of the photos
+    alone, within the tolerance that the embedder states.
+    """
+    bad = [data for case in corpus.corpus().values() if isinstance(case, corpus.Bad) for data in case.files]
+    bad = [data for data in bad if len(data) < 200_000]
+    photos = [jpeg(tile) for _, (_, tile) in zip(range(12), tiles(), strict=False)]
+    client.create_collection(name)
+    for number, photo in enumerate(photos):
+        client.upsert(name, [Record(f"alone-{number}", image=photo)])
+    between = len(bad) // len(photos)
+    items = [(f"bad-{number}", data) for number, data in enumerate(bad)]
+    for number, photo in reversed(list(enumerate(photos))):
+        items.insert(number * between, (f"beside-{number}", photo))
+    result = client.upsert(name, [Record(title, image=data) for title, data in items])
+    assert {(error.id, error.code, error.field) for error in result.errors} == {
+        (f"bad-{number}", 3, "image") for number in range(len(bad))
+    }
+    wait_applied(client, name)
+    for number in range(len(photos)):
+        alone, beside = (client.get(name, f"{where}-{number}").vector for where in ("alone", "beside"))
+        assert alone is not None
+        assert beside is not None
+        np.testing.assert_allclose(beside, alone, atol=1e-6)
+    alone_scores = [client.search(name, image=photo, top_k=5).hits for photo in photos]
+    outcomes = client.search_batch(name, images=[data for _, data in items], top_k=5)
+    answers = [outcome for outcome in outcomes if isinstance(outcome, SearchResult)]
+    assert len(answers) == len(photos)
+    assert {o.code for o in outcomes if isinstance(o, ItemError)} == {3}
+    for expected, answer in zip(alone_scores, answers, strict=True):
+        np.testing.assert_allclose([h.score for h in answer.hits], [h.score for h in expected], atol=1e-6)
 
 
 def test_attributes_that_contradict_the_schema_are_refused_one_by_one(client: Client, name: str) -> None:
