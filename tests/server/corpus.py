@@ -117,6 +117,7 @@ def _odd() -> dict[str, Bad | Good]:
         "1 × 20,000": Good(encode(tall, "PNG"), tall),
         "20,000 × 1": Good(encode(wide, "PNG"), wide),
         "20,000 × 1 JPEG": Good(jpeg(wide), wide, 6),
+        "1,000 × 8,000, all at once": Good(*everything()),
         "one pixel": Good(encode(dot, "PNG"), dot),
     }
 
@@ -276,6 +277,18 @@ def arithmetic(width: int, height: int) -> bytes:
     table = b"\xff\xdb\0\x43\0" + b"\1" * 64
     frame = b"\xff\xc9\0\x0b\x08" + struct.pack(">HH", height, width) + b"\1\1\x11\0"
     return b"\xff\xd8" + table + frame + b"\xff\xda\0\x08\1\1\0\0\x3f\0" + b"\xff\xd9"
+
+
+def everything() -> tuple[bytes, Image.Image, float]:
+    """The most that a picture can ask for: a long WebP that is transparent, turned and of another profile."""
+    colour, alpha = (200, 40, 40), 102
+    _, exif = images.oriented(PICTURE, 6)
+    image = Image.new("RGBA", (1_000, 8_000), (*colour, alpha))
+    profile = profiles.of_primaries(profiles.P3, 2.2)
+    shown = profiles.in_srgb(np.array(colour, np.uint8), profiles.P3, 2.2) * alpha / 255 + 255 - alpha
+    red, green, blue = (round(float(level)) for level in shown)
+    data = encode(image, "WEBP", lossless=True, method=0, icc_profile=profile, exif=exif)
+    return data, Image.new("RGB", (8_000, 1_000), (red, green, blue)), 2
 
 
 def without_restart() -> bytes:
@@ -455,7 +468,7 @@ def attempt(data: bytes) -> tuple[str, Image.Image | None]:
     try:
         return "decoded", decode(data, LIMITS, TARGET)
     except InvalidArgument as error:
-        return str(error), None
+        return f"INVALID_ARGUMENT: {error.message}", None
 
 
 def run(kind: str) -> Outcome:

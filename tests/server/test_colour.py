@@ -97,10 +97,12 @@ def test_transparent_pixels_are_converted_before_they_are_put_on_the_background(
     assert worst(found.crop((0, 0, 1, 1)), in_srgb(np.array([[[200, 40, 40]]], np.uint8), P3, 2.2)) <= 2
 
 
-def test_a_profile_that_is_srgb_costs_nothing() -> None:
-    """Its image is not even copied."""
-    assert to_srgb(PICTURE, of_srgb()) is PICTURE
-    assert to_srgb(PICTURE, WIDE) is not PICTURE
+def test_a_profile_that_is_srgb_changes_nothing() -> None:
+    """Not even by the level or two that the rounding of its table would."""
+    for profile, changes in ((of_srgb(), False), (WIDE, True)):
+        image = PICTURE.copy()
+        assert to_srgb(image, profile) is image
+        assert (image.tobytes() != PICTURE.tobytes()) == changes
 
 
 def broken_table(profile: bytes) -> bytes:

@@ -15,14 +15,17 @@ SAME = 2
 
 
 def to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
-    """Convert an image of mode L, RGB, RGBA or CMYK; one whose profile says nothing about its mode stays as it is.
+    """Convert an image of mode L, RGB, RGBA or CMYK, in place where its mode stays.
 
-    A profile that is damaged or of another kind counts as none. Safe in any thread: transforms keep no state.
+    One whose profile says nothing about its mode is left as it is; a profile that is damaged or of another kind counts
+    as none. Safe in any thread: transforms keep no state.
     """
     if not profile or image.mode not in MODES.get(profile[16:20], ()):
         return image
     transform = _transform(profile, image.mode)
-    return image if transform is None else transform.apply(image)
+    if transform is None:
+        return image
+    return transform.apply(image, image if image.mode == transform.output_mode else None)
 
 
 @lru_cache(maxsize=16)

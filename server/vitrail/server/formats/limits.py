@@ -18,9 +18,10 @@ MAX_PROFILE_BYTES = 4 * 2**20
 class ImageLimits:
     """What an image may cost; the defaults let a 64-megapixel photo (9,248 × 6,936) pass.
 
-    Decoding takes up to 17 bytes a pixel for a moment (WebP; 0.5 for a JPEG, 6 for a progressive one, 9 for a palette
-    with transparency, 13 for AVIF), twice the encoded bytes, and 16 MiB: at the default limit 1.1 GB and about two
-    seconds. The number of threads multiplies it. What is refused by its container takes none of the pixels' part.
+    Decoding takes up to 17 bytes a pixel for a moment (WebP; 14 for AVIF, 9 for a palette with transparency, 8 for
+    the rest, 0.5 for a JPEG that is scaled on the way), twice the encoded bytes, and 16 MiB: at the default limit
+    1.1 GB and about two seconds. The number of threads multiplies it. What is refused by its container takes none of
+    the pixels' part.
 
     Attributes:
         bytes: The largest encoded size.
