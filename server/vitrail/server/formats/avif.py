@@ -99,7 +99,7 @@ def _check_frames(data: bytes, inside: dict[bytes, Box], limits: ImageLimits) ->
             (start + offset, min(start + offset + length, end) if length else end) for offset, length in item.extents
         ]
         if len(spans) > 1:  # libavif joins them
-            copied += sum(stop - at for at, stop in spans)
+            copied += sum(max(stop - at, 0) for at, stop in spans)
             if copied > len(data):
                 raise Refused("AVIF image whose items hold more bytes than the file")
         if item.number not in coded:
