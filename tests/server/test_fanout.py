@@ -11,6 +11,7 @@ import pytest
 from tests.server.fakes import FakeShard, Floats, eventually, in_time, running, sample, serving
 from vitrail.rpc.deadline import Deadline
 from vitrail.rpc.errors import DeadlineExceeded, Unavailable
+from vitrail.server import topology
 from vitrail.server.fanout import Answer, Fanout, Parameters
 from vitrail.server.topology import Topology
 from vitrail.v1.filter_pb2 import Filter
@@ -19,6 +20,12 @@ DEFAULT = Parameters(
     collection_uid=1, space="s", top_k=3, nprobe=0, rerank_factor=0.0, exact=False, attributes=False
 )  # fmt: skip
 NORTH, EAST = np.array([[0, 1]], np.float32), np.array([[1, 0]], np.float32)
+
+
+@pytest.fixture(autouse=True)
+def no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who has two batches overdue counts as silent at once, so that no test waits for it."""
+    monkeypatch.setattr(topology, "SILENT_SECONDS", 0.0)
 
 
 def asked_in_all(shard: FakeShard, batches: int) -> Callable[[], bool]:
@@ -298,6 +305,18 @@ async def test_a_late_answer_still_counts() -> None:
         for answer in answers:
             assert ids(await answer) == [["a", "b", "c"]]
         assert missing(await here.search()) == {}
+
+
+async def test_who_is_late_but_answers_is_not_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only from whom nothing was heard for a while counts as stopped: a busy one is late, too."""
+    replica = Topology(["127.0.0.1:1"]).replicas[0]
+    replica.overdue = 2
+    assert replica.is_overdue
+    monkeypatch.setattr(topology, "SILENT_SECONDS", 5.0)
+    replica.heard_at = time.monotonic() - 4
+    assert not replica.is_overdue
+    replica.heard_at = time.monotonic() - 6
+    assert replica.is_overdue
 
 
 async def test_shards_that_are_all_overdue_are_asked_all_the_same() -> None:

@@ -30,6 +30,10 @@ class Child:
         self._keeping: asyncio.Task[None] | None = None
 
     @property
+    def is_started(self) -> bool:
+        return self._process is not None
+
+    @property
     def exited(self) -> bool:
         return self._process is not None and self._process.returncode is not None
 

@@ -112,13 +112,13 @@ class Cluster:
         return [self._coordinator, *(child for layout in self._layouts for child in layout.processes)]
 
     async def _start(self) -> None:
-        """Start everything, and wait for what serves first: the shards of before, where their number has changed."""
+        """Start what serves first, and wait for it: the shards of before, where their number has changed."""
         self._tell_addresses()
-        for child in self._children:
-            await child.start()
         first = [self._coordinator, *self._layouts[0].processes]
+        for child in first:
+            await child.start()
         waits = {asyncio.create_task(_serving(child.address)) for child in first}
-        exits = {asyncio.create_task(child.wait()) for child in self._children}
+        exits = {asyncio.create_task(child.wait()) for child in first}
         try:
             async with asyncio.timeout(START_SECONDS):
                 while any(not wait.done() for wait in waits) and not any(exit_.done() for exit_ in exits):
@@ -129,10 +129,10 @@ class Cluster:
         finally:
             for task in waits | exits:
                 task.cancel()
-        for child in self._children:
+        for child in first:
             if child.exited:
                 raise StartFailed(f"{child.name} ended: {child.last_lines()}")
-        for child in self._children:
+        for child in first:
             child.keep_alive()
 
     async def _tend(self) -> None:
@@ -158,12 +158,14 @@ class Cluster:
             return
         self._layouts.sort(key=lambda layout: layout.count == places.wanted)
         if self._layouts[-1].count != places.wanted:
-            layout = self._layout(places.wanted, self._replicas)
-            self._layouts.append(layout)
-            for child in layout.processes:
-                await child.start()
-                child.keep_alive()
+            self._layouts.append(self._layout(places.wanted, self._replicas))
             self._tell_addresses()
+        if waiting := [child for child in self._layouts[-1].processes if not child.is_started]:
+            # One after another: they share the machine with those that serve.
+            ready = {process.address for process in places.processes if not process.failure}
+            if all(child.address in ready for child in self._layouts[-1].processes if child.is_started):
+                await waiting[0].start()
+                waiting[0].keep_alive()
         elif places.serving == places.wanted and len(self._layouts) > 1:
             others, self._layouts = self._layouts[:-1], self._layouts[-1:]
             for layout in others:

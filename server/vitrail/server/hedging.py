@@ -127,6 +127,8 @@ class Question:
 
     def _ended(self, replica: Replica, call: asyncio.Task[SearchBatchResponse]) -> None:
         replica.outstanding -= 1
+        if not call.cancelled() and call.exception() is None:
+            replica.heard_at = time.monotonic()
         if self._left_behind.done() and not call.cancelled() and call.exception() is None:  # late, but it did answer
             replica.overdue = max(0, replica.overdue - 1)
 

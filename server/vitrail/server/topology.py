@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import math
 import random
+import time
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -31,8 +32,9 @@ log = structlog.get_logger()
 PROBE_SECONDS = 0.25
 PROBE_TIMEOUT = 1.0
 FORGET_SECONDS = 10.0
-# A replica with so many batches overdue is not asked again until a probe answers.
-MAX_OVERDUE = 2
+# A replica with so many batches overdue, from which nothing was heard for so long, is not asked until a probe answers:
+# a machine that is busy is late, too, and to leave a shard out costs the answers their coverage.
+MAX_OVERDUE, SILENT_SECONDS = 2, 0.5
 NEVER_HEARD, CATCHING_UP = "not yet heard of", "still catching up with the log"
 TRAINING = "still training its first index"
 QUARANTINED = "quarantined, since it held other records than the store"
@@ -66,6 +68,8 @@ class Replica:
     """Whether no partition compares each of its records only since its first index is not trained yet."""
     overdue: int = 0
     """Those of them that nobody waits for any more, and those that another replica answered sooner."""
+    heard_at: float = 0.0
+    """When it last answered anything, on the clock of `time.monotonic`."""
     diverged: dict[int, Diverged] = field(default_factory=dict)
     """By collection uid, where it held other records than the store: it is quarantined while there are any."""
     stub: "ShardServiceAsyncStub" = field(init=False)
@@ -106,6 +110,7 @@ class Replica:
 
     def heard(self, status: GetStatusResponse) -> None:
         """Take what it says of itself."""
+        self.heard_at = time.monotonic()
         self.status = status
         self.records = {
             partition.collection_uid: partition.records
@@ -137,7 +142,7 @@ class Replica:
 
     @property
     def is_overdue(self) -> bool:
-        return self.overdue >= MAX_OVERDUE
+        return self.overdue >= MAX_OVERDUE and time.monotonic() - self.heard_at >= SILENT_SECONDS
 
     @property
     def is_ready(self) -> bool:
