@@ -40,10 +40,11 @@ def found(directory: Path, needles: list[bytes]) -> dict[Path, list[bytes]]:
     """Where in the files of a directory some bytes lie."""
     places = {}
     for path in directory.rglob("*"):
-        if path.is_file():
+        content = b""
+        with contextlib.suppress(FileNotFoundError, IsADirectoryError):  # what is deleted meanwhile holds nothing
             content = path.read_bytes()
-            if here := [needle for needle in needles if needle in content]:
-                places[path] = here
+        if here := [needle for needle in needles if needle in content]:
+            places[path] = here
     return places
 
 
