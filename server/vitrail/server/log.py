@@ -5,6 +5,7 @@ its own snapshot, up to where tombstones were purged, and whether it knows what 
 is not enough, the follower is told to forget everything and is sent it again.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Set
 
 from vitrail.rpc.errors import InvalidArgument, Unavailable
@@ -66,22 +67,36 @@ class LogService(LogServiceServicer):
         """Send rows page by page; the page that comes back short completes a snapshot, which the checkpoint names."""
         limit = min(MAX_PAGE_ROWS, max(1, PAGE_BYTES // (4 * dimension)))
         told = Told(places.get(uid))
-        while True:
-            page = await self._journal.read(self._journal.store.page, uid, slots, told.after, limit, told.place)
-            if page is None:
-                return
-            if not told.suffices(page):
-                yield FollowResponse(reset=Reset(collection_uid=uid))
-                places.pop(uid, None)
-                told = Told(None)
-                continue
-            told.take(page)
-            if page.rows:
-                yield _rows(page)
-            if len(page.rows) < limit:
-                places[uid] = page.head
-                yield FollowResponse(checkpoint=page.head)
-                return
+        ahead = self._read(uid, slots, told, limit)
+        try:
+            while True:
+                page = await ahead
+                if page is None:
+                    return
+                if not told.suffices(page):
+                    yield FollowResponse(reset=Reset(collection_uid=uid))
+                    places.pop(uid, None)
+                    told = Told(None)
+                    ahead = self._read(uid, slots, told, limit)
+                    continue
+                told.take(page)
+                is_last = len(page.rows) < limit
+                if not is_last:
+                    ahead = self._read(uid, slots, told, limit)  # while this one is on its way
+                if page.rows:
+                    yield _rows(page)
+                if is_last:
+                    places[uid] = page.head
+                    yield FollowResponse(checkpoint=page.head)
+                    return
+        finally:
+            ahead.cancel()
+
+    def _read(self, uid: int, slots: tuple[int, int], told: "Told", limit: int) -> asyncio.Task[Page | None]:
+        """Begin to read the page that comes next."""
+        return asyncio.create_task(
+            self._journal.read(self._journal.store.page, uid, slots, told.after, limit, told.place)
+        )
 
 
 class Told:

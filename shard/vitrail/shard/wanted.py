@@ -32,6 +32,8 @@ def wanted_build(partition: Partition, bytes_a_record: float = 0.0) -> Wanted | 
     """
     if partition.unverified is not None:  # what is damaged must not be copied
         return None
+    if 2 * partition.reached < partition.head:  # most of the log is still to come: it would soon outgrow an index
+        return None
     options = partition.collection.index
     choices = Choices(
         components=options.components,
