@@ -130,6 +130,11 @@ class Batcher(Generic[T, R]):
         finally:
             timer.cancel()
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether somebody asked a moment ago."""
+        return time.monotonic() - self._last_interactive < RECENT_SECONDS
+
     async def run(self) -> None:
         """Own the queue until cancelled; several at a time share it, each with a batch of its own."""
         while True:
@@ -151,8 +156,7 @@ class Batcher(Generic[T, R]):
             self._last_interactive = now
             return self._interactive, self._limit
         self._turns = 0
-        is_shared = self._interactive or now - self._last_interactive < RECENT_SECONDS
-        return self._bulk, self._shared_limit if is_shared else self._limit
+        return self._bulk, self._shared_limit if self._interactive or self.is_busy else self._limit
 
     async def _run_batch(self, batch: Sequence[Ticket[T, R]]) -> None:
         start = time.monotonic()

@@ -6,7 +6,7 @@ is not enough, the follower is told to forget everything and is sent it again.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Set
+from collections.abc import AsyncIterator, Callable, Set
 
 from vitrail.rpc.errors import InvalidArgument, Unavailable
 from vitrail.rpc.server import Context
@@ -20,13 +20,18 @@ from vitrail.v1.log_pb2_grpc import LogServiceServicer
 # Of a message of a megabyte or more, malloc takes every buffer from the system anew (`give_memory_back`).
 PAGE_BYTES = 1 << 19
 MAX_PAGE_ROWS = 2048
+# While callers search, a follower that builds leaves them the loop after each page: for three times what a row of 1,280
+# dimensions takes of it.
+PATIENCE_SECONDS = 60e-6
 
 
 class LogService(LogServiceServicer):
     """Serves the log from the store."""
 
-    def __init__(self, journal: Journal) -> None:
+    def __init__(self, journal: Journal, is_busy: Callable[[], bool] = lambda: False) -> None:
+        """Serve the log of a journal; `is_busy` tells whether callers search now, who share this process's loop."""
         self._journal = journal
+        self._is_busy = is_busy
 
     async def Follow(self, request: FollowRequest, context: Context) -> AsyncIterator[FollowResponse]:  # noqa: N802
         slots = (request.slot_begin, request.slot_end)
@@ -85,6 +90,8 @@ class LogService(LogServiceServicer):
                     ahead = self._read(uid, slots, told, limit)  # while this one is on its way
                 if page.rows:
                     yield _rows(page)
+                    if not is_last and self._is_busy():
+                        await asyncio.sleep(len(page.rows) * PATIENCE_SECONDS)
                 if is_last:
                     places[uid] = page.head
                     yield FollowResponse(checkpoint=page.head)

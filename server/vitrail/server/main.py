@@ -129,7 +129,7 @@ async def _parts(
             "Collection",
         ),
         (add_ClusterServiceServicer_to_server, ClusterService(journal, topology), cluster_pb2, "Cluster"),
-        (add_LogServiceServicer_to_server, LogService(journal), log_pb2, "Log"),
+        (add_LogServiceServicer_to_server, LogService(journal, lambda: fanout.batcher.is_busy), log_pb2, "Log"),
     ):
         server.add(register, servicer, module.DESCRIPTOR.services_by_name[f"{name}Service"].full_name)
     work = [
