@@ -18,7 +18,7 @@ from vitrail.server.topology import Replica, Shard
 from vitrail.v1.shard_pb2 import SearchBatchRequest, SearchBatchResponse
 
 # Extra questions are at most this share of all, and at most so many at once after a quiet time.
-SHARE, BURST = 0.05, 10.0
+SHARE, BURST = 0.04, 10.0
 RECENT = 200
 # Before there were answers to tell from, and never sooner than this.
 FIRST_GUESS, SHORTEST = 0.1, 0.002

@@ -32,8 +32,9 @@ log = structlog.get_logger()
 PROBE_SECONDS = 0.25
 PROBE_TIMEOUT = 1.0
 FORGET_SECONDS = 10.0
-# A replica with so many batches overdue, from which nothing was heard for so long, is not asked until a probe answers:
-# a machine that is busy is late, too, and to leave a shard out costs the answers their coverage.
+# A replica with so many batches overdue is asked only where there is no other one; and where nothing was heard of it
+# for so long, not at all until a probe answers. A machine that is busy is late, too, and to leave a shard out costs
+# the answers their coverage.
 MAX_OVERDUE, SILENT_SECONDS = 2, 0.5
 NEVER_HEARD, CATCHING_UP = "not yet heard of", "still catching up with the log"
 TRAINING = "still training its first index"
@@ -141,7 +142,8 @@ class Replica:
         return self.failure in ("", CATCHING_UP, QUARANTINED)
 
     @property
-    def is_overdue(self) -> bool:
+    def is_silent(self) -> bool:
+        """Whether it seems to have stopped: late again and again, and not heard of."""
         return self.overdue >= MAX_OVERDUE and time.monotonic() - self.heard_at >= SILENT_SECONDS
 
     @property
@@ -179,14 +181,15 @@ class Shard:
 
         Args:
             but: Not one of these.
-            overdue: One that is overdue, too.
+            overdue: One that is silent, too.
         """
         able = [
-            each for each in self.replicas if each not in but and not each.diverged and (overdue or not each.is_overdue)
+            each for each in self.replicas if each not in but and not each.diverged and (overdue or not each.is_silent)
         ]
         return min(
             able,
             key=lambda each: (
+                each.overdue >= MAX_OVERDUE,
                 not each.is_ready,
                 bool(each.failure),
                 not each.is_settled,
