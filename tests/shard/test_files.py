@@ -21,14 +21,12 @@ def hasty() -> Iterator[None]:
 @pytest.mark.usefixtures("hasty")
 def test_a_reader_sees_all_that_was_written_while_the_mapping_grows(tmp_path: Path) -> None:
     """At any moment: searches go on while rows come in."""
-    piece = b"x" * (MIN_CAPACITY // 4)
+    piece, reads = b"x" * (MIN_CAPACITY // 4), [0]
     for number in range(10):
-        file, known, reads = AppendFile(tmp_path / str(number)), [0], [0]
+        file, known = AppendFile(tmp_path / str(number)), [0]
         short: list[int] = []
 
-        def read(
-            file: AppendFile = file, known: list[int] = known, reads: list[int] = reads, short: list[int] = short
-        ) -> None:
+        def read(file: AppendFile = file, known: list[int] = known, short: list[int] = short) -> None:
             while known[-1] >= 0:
                 end = known[-1]
                 reads[0] += 1
@@ -43,8 +41,8 @@ def test_a_reader_sees_all_that_was_written_while_the_mapping_grows(tmp_path: Pa
         known.append(-1)
         reader.join()
         file.close()
-        assert reads[0] > 100
         assert not short
+    assert reads[0] > 100
 
 
 def test_a_file_is_closed_once(tmp_path: Path) -> None:
