@@ -163,7 +163,7 @@ class Batch:
         self._responses: dict[int, SearchBatchResponse] = {}
         # Where every shard is overdue, it is the machine that stood still: leaving all of them out helps nobody.
         self._asked = [shard for shard in shards if shard.can_be_asked] or [
-            shard for shard in shards if shard.pick(overdue=True)
+            shard for shard in shards if shard.pick(silent=True)
         ]
         self._failures = {shard.index: shard.failure or "overdue" for shard in shards if shard not in self._asked}
         self._calls: dict[asyncio.Task[SearchBatchResponse], Question] = {}
@@ -173,7 +173,7 @@ class Batch:
         request = SearchBatchRequest(groups=[group.message() for group in self._groups])
         timeout = max(group.timeout for group in request.groups)
         for shard in self._asked:
-            first = shard.pick() or shard.pick(overdue=True)
+            first = shard.pick() or shard.pick(silent=True)
             if first is None:  # quarantined just now
                 self._fail(shard, shard.failure)
                 continue

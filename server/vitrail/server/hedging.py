@@ -102,7 +102,7 @@ class Question:
                     return call.result()
                 if not isinstance(error, grpc.aio.AioRpcError):
                     raise error
-                another = spare or self.shard.pick(but=self._asked, overdue=True)
+                another = spare or self.shard.pick(but=self._asked, silent=True)
                 if another is not None:
                     metrics.FAILOVERS.inc()
                     self._ask(another)

@@ -56,7 +56,7 @@ async def _caught_up(journal: Journal, shard: Shard, request: MatchIdsRequest, h
     unreachable: list[Replica] = []
     why = shard.failure
     while True:
-        replica = shard.pick(but=unreachable, overdue=True)
+        replica = shard.pick(but=unreachable, silent=True)
         if replica is None:
             raise Unavailable(f"shard {shard.index}: {why}", retry_after=1.0)
         try:

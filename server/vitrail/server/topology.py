@@ -6,7 +6,6 @@ of one shard; those that say another number of shards are another layout, and on
 
 import asyncio
 import contextlib
-import math
 import random
 import time
 from collections import Counter
@@ -123,7 +122,7 @@ class Replica:
             if not (partition.applied.seq or status.ready) and partition.collection_uid in self.records
         }
         self.applied = {partition.collection_uid: partition.applied for partition in status.partitions}
-        self.is_settled = _is_settled(status)
+        self.is_settled = all(map(self.is_settled_in, status.collections))
         self.failure = QUARANTINED if self.diverged else "" if status.ready else CATCHING_UP
         self.overdue = 0
 
@@ -174,17 +173,17 @@ class Shard:
         heard = (replica.records.get(uid) for replica in self.replicas)
         return max((records for records in heard if records is not None), default=None)
 
-    def pick(self, but: Container[Replica] = (), overdue: bool = False) -> Replica | None:
+    def pick(self, but: Container[Replica] = (), silent: bool = False) -> Replica | None:
         """The replica to ask: with the fewest batches outstanding, among those that work and are trained if there are.
 
         One that is quarantined is never asked.
 
         Args:
             but: Not one of these.
-            overdue: One that is silent, too.
+            silent: Or one that is silent.
         """
         able = [
-            each for each in self.replicas if each not in but and not each.diverged and (overdue or not each.is_silent)
+            each for each in self.replicas if each not in but and not each.diverged and (silent or not each.is_silent)
         ]
         return min(
             able,
@@ -342,14 +341,6 @@ class Topology:
         self.shards = [
             Shard(index, [each for each in self.replicas if each.place == (index, best)]) for index in range(best)
         ]
-
-
-def _is_settled(status: GetStatusResponse) -> bool:
-    train_at = {collection.uid: collection.train_at for collection in status.collections}
-    return all(
-        partition.state == "trained" or partition.records < train_at.get(partition.collection_uid, math.inf)
-        for partition in status.partitions
-    )
 
 
 def reason(error: grpc.aio.AioRpcError) -> str:

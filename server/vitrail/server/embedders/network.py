@@ -150,17 +150,13 @@ def pooled(found: "torch.Tensor", pooling: Pooling, prefix_tokens: int = 0) -> "
 
 def weights_digest(model: "torch.nn.Module") -> str:
     """SHA-256 over the names, types, shapes and bytes of all tensors of a model."""
+    import torch
+
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(_bytes_type()).numpy())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()
-
-
-def _bytes_type() -> "torch.dtype":
-    import torch
-
-    return torch.uint8
 
 
 def _half_or_full(dtype: "torch.dtype") -> str:
