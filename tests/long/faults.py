@@ -44,6 +44,36 @@ TESTED = {
         "detected by digest, left out, rebuilt",
         "tests/e2e/test_digests.py",
     ),
+    "cut off": (
+        "a follower cut off for longer than the horizon, so that it was not told of what was deleted",
+        "detected, rebuilt; no deleted record comes back",
+        "tests/e2e/test_purging.py::test_a_replica_that_was_away_for_too_long",
+    ),
+    "older backup": (
+        "a store restored from an older backup, and written to since",
+        "detected, rebuilt; what is gone is not found, and who asks for it by its `seq` is told",
+        "tests/e2e/test_purging.py::test_a_store_that_was_restored_from_an_older_backup",
+    ),
+    "erasure": (
+        "records deleted, replaced, or of a collection that was dropped, and purged",
+        "none of their bytes is in the store, its write-ahead log, or the partitions",
+        "tests/e2e/test_purging.py::test_proof_of_erasure",
+    ),
+    "moving": (
+        "a collection exported and imported into another cluster; export and import killed on the way",
+        "all of it as before, bit for bit; what was killed can be run again",
+        "tests/e2e/test_moving.py",
+    ),
+    "re-embedding": (
+        "a collection re-embedded with writes and deletes all the while, flipped, flipped back and flipped again",
+        "nothing is lost: each version holds what was written; no search fails",
+        "tests/e2e/test_versions.py",
+    ),
+    "resharding": (
+        "2 shards become 3 while callers search, and 2 again",
+        "no search fails or covers less; the processes of before are gone, with their files",
+        "tests/e2e/test_replicas.py::test_another_number_of_shards_takes_over",
+    ),
 }
 """Rows that tests of the suite show: what is done, what is promised, and where."""
 
