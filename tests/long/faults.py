@@ -45,14 +45,15 @@ TESTED = {
         "tests/e2e/test_digests.py",
     ),
     "cut off": (
-        "a follower cut off for longer than the horizon, so that it was not told of what was deleted",
-        "detected, rebuilt; no deleted record comes back",
-        "tests/e2e/test_purging.py::test_a_replica_that_was_away_for_too_long",
+        "a replica stopped with SIGSTOP for longer than the horizon, cut off from the log; on SQLite and PostgreSQL",
+        "detected, rebuilt; no deleted record is found by who must see a write of since",
+        "tests/e2e/test_outdated.py::test_a_replica_that_was_cut_off_for_longer_than_the_horizon",
     ),
     "older backup": (
-        "a store restored from an older backup, and written to since",
-        "detected, rebuilt; what is gone is not found, and who asks for it by its `seq` is told",
-        "tests/e2e/test_purging.py::test_a_store_that_was_restored_from_an_older_backup",
+        "SQLite and PostgreSQL restored from an older backup under running shards, and written to since",
+        "detected, rebuilt; nothing that is gone is found by who must see a write of since; who asks for a write that"
+        " is gone is told",
+        "tests/e2e/test_outdated.py::test_a_store_that_was_restored_from_an_older_backup",
     ),
     "erasure": (
         "records deleted, replaced, or of a collection that was dropped, and purged",
