@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := server shard client protos tests scripts
 
-.PHONY: demo test test-long check protos release-protos up bench clean
+.PHONY: demo test test-long check protos release-protos up bench bench-embed clean
 
 demo: $(VENV)/installed
 	$(BIN)/python -m vitrail.cli.demo $(if $(IMAGES),--images "$(IMAGES)")
@@ -37,6 +37,9 @@ release-protos: $(VENV)/installed-dev
 
 bench: $(VENV)/installed-dev
 	$(BIN)/python -m tests.bench.main $(ARGS)
+
+bench-embed: $(VENV)/installed-dev
+	$(BIN)/python -m tests.bench.embedding $(ARGS)
 
 # A virtual environment is current while pyproject.toml has not changed since it was filled.
 $(VENV)/bin/python:

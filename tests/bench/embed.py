@@ -1,26 +1,25 @@
-"""Photos a second: indexed from JPEG, against decoding alone and the bare model alone."""
+"""Photos a second: indexed and embedded from JPEG, against decoding alone and the bare model alone."""
 
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
-from tests.bench.photos import BATCH, opened, reencoded
+from tests.bench.bare import THREADS, like
+from tests.bench.photos import opened, reencoded
+from tests.bench.report import Section
+from tests.bench.turns import in_turns, median
 from tests.e2e.running import Running
 from vitrail.client import Client
 from vitrail.server.embedders.efficientnet import EfficientNetLite0
 
-T = TypeVar("T")
-Pixels = NDArray[np.uint8]
-
-THREADS = 2
 ROUNDS = 3
+CALLERS = 2
 NAME = "photos"
+BARE_BATCH = 8
 
 
 @dataclass(frozen=True)
@@ -30,48 +29,73 @@ class Photos:
     decoding: float
     model: float
     indexed: float
+    embedded: float
+    device: str = "cpu"
 
     @property
     def bound(self) -> float:
-        """What can be reached where both share the cores: 1 / (1/decoding + 1/model)."""
-        return 1 / (1 / self.decoding + 1 / self.model)
+        """What can be reached: on a CPU both share the cores, beside a GPU the slower of them is waited for."""
+        if self.device == "cpu":
+            return 1 / (1 / self.decoding + 1 / self.model)
+        return min(self.decoding, self.model)
 
     @property
     def ratio(self) -> float:
         return self.indexed / self.bound
 
 
-def measure(running: Running, images: list[bytes], directory: Path) -> Photos:
-    """Index photos through the SDK, decode them, and run the model on them, in turns on the same cores: medians."""
-    parts = [images[start::ROUNDS] for start in range(ROUNDS)]
+def measure(
+    running: Running, images: list[bytes], directory: Path, batch: int = BARE_BATCH, rounds: int = ROUNDS
+) -> Photos:
+    """Index photos, embed them, decode them, and run the bare model, in turns on the same cores: medians.
+
+    Args:
+        running: The cluster; a collection is made there.
+        images: JPEGs; each is indexed once.
+        directory: For folders of them.
+        batch: Of the bare model.
+        rounds: Of the turns.
+    """
     embedder = EfficientNetLite0(THREADS)
-    pixels = [embedder.preprocessing.apply(opened(image)) for image in images[:128]]
-    batches = [np.stack(pixels[start : start + BATCH]) for start in range(0, len(pixels), BATCH)]
-    embedder.embed(batches[0])
-    reencoded(images[:BATCH], directory / "first")
-    rates: list[tuple[float, float, float]] = []
+    bare = like(embedder)
+    pixels = bare.images(np.stack([embedder.preprocessing.apply(opened(image)) for image in images[:128]]))
+    bare.all(pixels, batch)
+    parts = [images[start::rounds] for start in range(rounds)]
+    for number, part in enumerate(parts):
+        reencoded(part, directory / f"{number}", prefix=f"{number}-")
+    reencoded(images[:batch], directory / "first")
     with Client(running.address, timeout=600) as client, ThreadPoolExecutor(THREADS) as pool:
         client.create_collection(NAME)
         client.index(NAME, directory / "first")  # loads the model
+        folders, again = iter(range(rounds)), parts[0]
 
-        def indexed(folder: Path) -> int:
-            return client.index(NAME, folder).indexed
+        def indexed() -> int:
+            return client.index(NAME, directory / f"{next(folders)}").indexed
 
-        def decoded(part: list[bytes]) -> int:
-            return len(list(pool.map(opened, part)))
+        def embedded() -> int:
+            halves = [again[start::CALLERS] for start in range(CALLERS)]
+            return sum(len(found.vectors) for found in pool.map(lambda half: client.embed(images=half), halves))
 
-        def embedded(batches: list[Pixels]) -> int:
-            return sum(len(embedder.embed(batch)) for batch in batches)
+        def decoded() -> int:
+            return len(list(pool.map(opened, again)))
 
-        for number, part in enumerate(parts):
-            folder = directory / f"{number}"
-            reencoded(part, folder, prefix=f"{number}-")
-            decoding = _rate(decoded, part)
-            model = _rate(embedded, batches)
-            rates.append((decoding, model, _rate(indexed, folder)))
-    return Photos(*(float(value) for value in np.median(np.array(rates), axis=0)))
+        works: dict[str, Callable[[], int]] = {
+            "decoding": decoded,
+            "model": partial(bare.all, pixels, batch),
+            "indexed": indexed,
+            "embedded": embedded,
+        }
+        rates = in_turns(works, rounds)
+    return Photos(**{name: median(found) for name, found in rates.items()}, device=bare.device)
 
 
-def _rate(work: Callable[[T], int], on: T) -> float:
-    start = time.perf_counter()
-    return work(on) / (time.perf_counter() - start)
+def section(photos: Photos) -> Section:
+    formula = "1 / (1/decoding + 1/model)" if photos.device == "cpu" else "the slower of the two"
+    rows = [
+        ("decoding alone", f"{photos.decoding:,.0f}", ""),
+        ("the bare model alone", f"{photos.model:,.0f}", ""),
+        (formula, f"{photos.bound:,.0f}", "1.000"),
+        ("indexed from JPEG through the SDK", f"{photos.indexed:,.0f}", f"{photos.ratio:.3f}"),
+        (f"Embed, {CALLERS} callers", f"{photos.embedded:,.0f}", f"{photos.embedded / photos.bound:.3f}"),
+    ]
+    return Section("photos from JPEG", ("", "photos/s", "ratio"), rows)

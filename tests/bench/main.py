@@ -8,11 +8,8 @@ from pathlib import Path
 
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # before torch and faiss: threads that spin take the cluster's cores
 
-from rich.console import Console
-from rich.table import Table
-
 from tests.bench import embed, photos
-from tests.bench.embed import Photos
+from tests.bench.report import show
 from tests.e2e.running import Running
 from vitrail.cli.bench import report
 from vitrail.cli.bench.command import callers_of, measured
@@ -50,16 +47,7 @@ def main() -> None:
         return
     report.show(figures)
     if indexed:
-        _print(indexed)
-
-
-def _print(indexed: Photos) -> None:
-    table = Table("", "photos/s", "ratio", title="photos", title_justify="left")
-    table.add_row("decoding alone", f"{indexed.decoding:,.0f}", "")
-    table.add_row("the bare model alone", f"{indexed.model:,.0f}", "")
-    table.add_row("1 / (1/decoding + 1/model)", f"{indexed.bound:,.0f}", "1.000")
-    table.add_row("indexed from JPEG through the SDK", f"{indexed.indexed:,.0f}", f"{indexed.ratio:.3f}")
-    Console().print(table)
+        show(embed.section(indexed))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,92 @@
+"""Images a second from pixels that are ready: the embedder, and the batcher before it, against the bare model."""
+
+import asyncio
+from functools import partial
+from typing import NamedTuple
+
+from tests.bench.bare import THREADS, Bare, by_batch
+from tests.bench.report import Section
+from tests.bench.turns import in_turns, median, ratio
+from vitrail.rpc.deadline import Deadline
+from vitrail.server.decode import ImageLimits
+from vitrail.server.embedders.efficientnet import EfficientNetLite0
+from vitrail.server.embedders.network import Pixels
+from vitrail.server.embedding import Pipeline, Pipelines, Workers
+
+BATCHES = (1, 2, 4, 6, 8, 12, 16, 32, 64)
+SWEEPS = 3
+PATIENCE = 600.0
+MODEL, EMBEDDER, PIPELINE = "the bare model", "the embedder", "the embedder behind its queue"
+
+
+class Fed:
+    """A pipeline in this process that gets pixels instead of files."""
+
+    def __init__(self, embedder: EfficientNetLite0, batch: int, capacity: int) -> None:
+        self._runner = asyncio.Runner()
+        self._workers = Workers(THREADS)
+        self._pipeline = Pipeline(embedder, self._workers, ImageLimits(), batch=batch, capacity=capacity)
+
+    def embed(self, pixels: Pixels) -> int:
+        """Embed all, each as an item of bulk work of its own; returns how many they are."""
+        return self._runner.run(self._embed(pixels))
+
+    async def _embed(self, pixels: Pixels) -> int:
+        running = asyncio.create_task(Pipelines([self._pipeline]).run())
+        deadline = Deadline.after(PATIENCE)
+        try:
+            submit = self._pipeline.batcher.submit
+            return len(await asyncio.gather(*(submit(each, deadline, bulk=True) for each in pixels)))
+        finally:
+            running.cancel()
+
+    def close(self) -> None:
+        self._runner.close()
+        self._workers.close()
+
+
+class Measured(NamedTuple):
+    """The best rate of the bare model, the ratio of the whole to it, and all figures."""
+
+    best: int
+    ratio: float
+    section: Section
+
+
+def measure(embedder: EfficientNetLite0, bare: Bare, pixels: Pixels, batch: int, rounds: int) -> Measured:
+    """Find the bare model's best batch, then run it, the embedder and the pipeline in turns.
+
+    Args:
+        embedder: Takes `batch` images at once, as the server has it.
+        bare: The same model, in the same precision, on the same device.
+        pixels: uint8 [n, side, side, 3].
+        batch: Of the server.
+        rounds: Of the turns.
+    """
+    best, sweep = by_batch(bare, pixels, [each for each in BATCHES if each <= len(pixels)], SWEEPS)
+    images, fed = bare.images(pixels), Fed(embedder, batch, len(pixels))
+    fed.embed(pixels[:batch])
+    works = {
+        MODEL: partial(bare.all, images, best),
+        EMBEDDER: partial(_embedded, embedder, pixels, batch),
+        PIPELINE: partial(fed.embed, pixels),
+    }
+    rates = in_turns(works, rounds)
+    fed.close()
+    notes = {MODEL: f"on floats, batches of {best}", EMBEDDER: f"on uint8, batches of {batch}", PIPELINE: "one by one"}
+    rows = [
+        (f"{name}, {notes[name]}", f"{median(found):,.0f}", f"{ratio(found, rates[MODEL]):.3f}")
+        for name, found in rates.items()
+    ]
+    swept = ", ".join(f"{size}: {median(values):,.0f}" for size, values in sweep.items())
+    section = Section(
+        f"pixels in, {bare.device}, {str(bare.dtype).removeprefix('torch.')}",
+        ("", "images/s", "ratio"),
+        rows,
+        f"The bare model's images/s by batch: {swept}.",
+    )
+    return Measured(best, ratio(rates[PIPELINE], rates[MODEL]), section)
+
+
+def _embedded(embedder: EfficientNetLite0, pixels: Pixels, batch: int) -> int:
+    return sum(len(embedder.embed(pixels[start : start + batch])) for start in range(0, len(pixels), batch))
