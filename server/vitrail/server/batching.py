@@ -11,11 +11,12 @@ there a moment ago its batches are small, so that the next one finds the device 
 """
 
 import asyncio
+import contextlib
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Generic, TypeAlias, TypeVar
 
 from vitrail.rpc.deadline import Deadline
 from vitrail.rpc.errors import DeadlineExceeded, ResourceExhausted
@@ -47,6 +48,10 @@ class Ticket(Generic[T, R]):
     def fail(self, error: BaseException) -> None:
         if not self.future.done():
             self.future.set_exception(error)
+
+
+# Answers or fails every ticket of a batch.
+Process: TypeAlias = Callable[[Sequence[Ticket[T, R]]], Awaitable[None]]
 
 
 def take_batch(waiting: deque[Ticket[T, R]], limit: int, now: float) -> tuple[list[Ticket[T, R]], list[Ticket[T, R]]]:
@@ -85,7 +90,7 @@ class Batcher(Generic[T, R]):
     def __init__(
         self,
         name: str,
-        process: Callable[[Sequence[Ticket[T, R]]], Awaitable[None]],
+        process: Process[T, R],
         *,
         limit: int,
         capacity: int,
@@ -135,19 +140,29 @@ class Batcher(Generic[T, R]):
         """Whether somebody asked a moment ago."""
         return time.monotonic() - self._last_interactive < RECENT_SECONDS
 
-    async def run(self) -> None:
-        """Own the queue until cancelled; several at a time share it, each with a batch of its own."""
+    async def run(self, process: Process[T, R] | None = None, free: asyncio.Lock | None = None) -> None:
+        """Own the queue until cancelled; several at a time share it, each with a batch of its own.
+
+        Args:
+            process: What answers these batches, where it is not what answers all others.
+            free: Held during a batch, and from before it is taken: what it is for is shared with other queues.
+        """
         while True:
             await self._arrived.wait()
-            now = time.monotonic()
-            waiting, limit = self._turn(now)
-            batch, skipped = take_batch(waiting, limit, now)
-            self._size -= sum(ticket.size for ticket in (*batch, *skipped))
-            self._depth.set(self._size)
-            if not self._interactive and not self._bulk:
-                self._arrived.clear()
-            if batch:
-                await self._run_batch(batch)
+            async with free or contextlib.nullcontext():
+                batch = self._take()
+                if batch:
+                    await self._run_batch(batch, process or self._process)
+
+    def _take(self) -> Sequence[Ticket[T, R]]:
+        now = time.monotonic()
+        waiting, limit = self._turn(now)
+        batch, skipped = take_batch(waiting, limit, now)
+        self._size -= sum(ticket.size for ticket in (*batch, *skipped))
+        self._depth.set(self._size)
+        if not self._interactive and not self._bulk:
+            self._arrived.clear()
+        return batch
 
     def _turn(self, now: float) -> tuple[deque[Ticket[T, R]], int]:
         """Whose turn it is, and how large the batch may be."""
@@ -158,11 +173,11 @@ class Batcher(Generic[T, R]):
         self._turns = 0
         return self._bulk, self._shared_limit if self._interactive or self.is_busy else self._limit
 
-    async def _run_batch(self, batch: Sequence[Ticket[T, R]]) -> None:
+    async def _run_batch(self, batch: Sequence[Ticket[T, R]], process: Process[T, R]) -> None:
         start = time.monotonic()
         self._sizes.observe(sum(ticket.size for ticket in batch))
         try:
-            await self._process(batch)
+            await process(batch)
         except Exception as error:  # each caller gets it, and the queue goes on
             for ticket in batch:
                 ticket.fail(error)

@@ -1,12 +1,14 @@
-"""From image bytes to vectors: decoded in threads, embedded in batches on the device's own thread."""
+"""From image bytes to vectors: decoded in threads, embedded in batches, on each device by a thread of its own."""
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
+import structlog
 from numpy.typing import NDArray
 
 from vitrail.rpc.deadline import Deadline
@@ -20,11 +22,13 @@ from vitrail.rpc.errors import (
 from vitrail.server import metrics, validate
 from vitrail.server.batching import Batcher, Ticket
 from vitrail.server.decode import ImageLimits, decode, thumbnail
-from vitrail.server.embedders.base import Embedder, TextEmbedder
+from vitrail.server.embedders.base import Embedder, Replicated, TextEmbedder
 from vitrail.server.embedders.network import Floats, Pixels
 from vitrail.server.turns import Turns
 from vitrail.v1.collection_pb2 import Collection
 from vitrail.v1.search_pb2 import EmbedInput, TextMethod
+
+log = structlog.get_logger()
 
 # Of bulk work, while somebody else asks too: on two cores so many take some 25 ms.
 SHARED_BATCH = 2
@@ -49,17 +53,31 @@ class _Vector:
     embed: float
 
 
+class Device:
+    """What embeds one batch at a time, whosever it is: a thread, and a lock that is held during the batch."""
+
+    def __init__(self, number: int) -> None:
+        self.thread = ThreadPoolExecutor(1, f"embed-{number}")
+        self.free = asyncio.Lock()
+
+
 class Workers:
-    """The threads that all pipelines share: for decoding, and one that feeds the device."""
+    """The threads that all pipelines share: for decoding, and one that feeds each device."""
 
     def __init__(self, threads: int) -> None:
         self.turns = Turns(threads)
         self.decoders = ThreadPoolExecutor(threads, "decode")
-        self.device = ThreadPoolExecutor(1, "embed")
+        self.devices = [Device(0)]
+
+    def device(self, number: int) -> Device:
+        """One of as many as were ever asked for: how many there are is known when a model is loaded."""
+        while len(self.devices) <= number:
+            self.devices.append(Device(len(self.devices)))
+        return self.devices[number]
 
     def close(self) -> None:
-        self.decoders.shutdown(cancel_futures=True)
-        self.device.shutdown(cancel_futures=True)
+        for threads in (self.decoders, *(device.thread for device in self.devices)):
+            threads.shutdown(cancel_futures=True)
 
 
 class Pipeline:
@@ -71,9 +89,33 @@ class Pipeline:
         self._limits = limits
         self._capacity = capacity
         self._in_decoding = 0
+        self._loaded = asyncio.Event()
         self.batcher: Batcher[Pixels, _Vector] = Batcher(
-            "embed", self._process, limit=batch, capacity=capacity, shared_limit=min(batch, SHARED_BATCH)
+            "embed",
+            partial(self._process, workers.device(0), embedder.embed),
+            limit=batch,
+            capacity=capacity,
+            shared_limit=min(batch, SHARED_BATCH),
         )
+
+    async def run(self) -> None:
+        """Embed what comes until cancelled: on each device a batch of its own."""
+        async with asyncio.TaskGroup() as owners:
+            owners.create_task(self.batcher.run(free=self._workers.device(0).free))
+            await self._loaded.wait()
+            for number, embed in enumerate(await self._copies(), 1):
+                device = self._workers.device(number)
+                owners.create_task(self.batcher.run(partial(self._process, device, embed), device.free))
+
+    async def _copies(self) -> Sequence[Callable[[Pixels], Floats]]:
+        """The embedder on the devices after the first."""
+        if not isinstance(self.embedder, Replicated):
+            return ()
+        try:
+            return (await asyncio.to_thread(self.embedder.copies))[1:]
+        except Exception:  # a device that cannot be used, or has no memory left
+            log.exception("embedding on the first device alone", embedder=self.embedder.name)
+            return ()
 
     async def embed(
         self, image: bytes, deadline: Deadline, *, field: str, with_thumbnail: bool = False, bulk: bool = False
@@ -93,6 +135,8 @@ class Pipeline:
         try:
             loop = asyncio.get_running_loop()
             async with self._workers.turns.taken(bulk=bulk):
+                if deadline.remaining <= 0:
+                    raise DeadlineExceeded("no time left to decode the image")
                 pixels, small = await loop.run_in_executor(
                     self._workers.decoders, self._decode, image, field, with_thumbnail
                 )
@@ -126,7 +170,9 @@ class Pipeline:
         embedder = self.embedder
         if not isinstance(embedder, TextEmbedder):
             raise FailedPrecondition(f"{embedder.name!r} embeds images alone, no texts", field=field)
-        embedding = asyncio.get_running_loop().run_in_executor(self._workers.device, embedder.embed_texts, [text])
+        embedding = asyncio.get_running_loop().run_in_executor(
+            self._workers.device(0).thread, embedder.embed_texts, [text]
+        )
         try:
             vectors = await asyncio.wait_for(embedding, deadline.remaining)
         except TimeoutError:
@@ -138,11 +184,16 @@ class Pipeline:
         decoded = decode(image, self._limits, preprocessing.target, background=preprocessing.background, field=field)
         return preprocessing.apply(decoded), thumbnail(decoded) if with_thumbnail else b""
 
-    async def _process(self, tickets: Sequence[Ticket[Pixels, _Vector]]) -> None:
+    async def _process(
+        self, device: Device, embed: Callable[[Pixels], Floats], tickets: Sequence[Ticket[Pixels, _Vector]]
+    ) -> None:
+        def embedded() -> Floats:
+            return embed(np.stack([ticket.item for ticket in tickets]))
+
         start = time.monotonic()
-        pixels = np.stack([ticket.item for ticket in tickets])
-        vectors = await asyncio.get_running_loop().run_in_executor(self._workers.device, self.embedder.embed, pixels)
+        vectors = await asyncio.get_running_loop().run_in_executor(device.thread, embedded)
         seconds = time.monotonic() - start
+        self._loaded.set()
         metrics.EMBEDDER_LOADED.set(1)
         metrics.IMAGES_EMBEDDED.inc(len(tickets))
         for ticket, vector in zip(tickets, vectors, strict=True):
@@ -157,7 +208,7 @@ class Pipelines:
 
     async def run(self) -> None:
         """Embed what comes until cancelled."""
-        await asyncio.gather(*(pipeline.batcher.run() for pipeline in self._pipelines))
+        await asyncio.gather(*(pipeline.run() for pipeline in self._pipelines))
 
     def named(self, name: str) -> Pipeline:
         """The one of an embedder; the default where the name is empty.

@@ -1,6 +1,6 @@
 """What an embedder is to the rest of the server, whatever is behind it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
 
 from vitrail.server.embedders.network import Floats, Pixels
@@ -32,6 +32,14 @@ class Embedder(Protocol):
 
     def embed(self, pixels: Pixels) -> Floats:
         """Pixels uint8 [n, side, side, 3] to vectors float32 [n, dimension]."""
+
+
+@runtime_checkable
+class Replicated(Protocol):
+    """One whose model is on each of several devices."""
+
+    def copies(self) -> Sequence[Callable[[Pixels], Floats]]:
+        """`embed` on each device, the first the one that `embed` itself uses; each is for one thread at a time."""
 
 
 @runtime_checkable

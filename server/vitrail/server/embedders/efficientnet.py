@@ -80,6 +80,10 @@ class EfficientNetLite0:
         """Embed texts as unit vectors float32 [n, 1280], by the names of ImageNet's classes that are near to them."""
         return self._texts.embed(texts)
 
+    def copies(self) -> Sequence[Network]:
+        """One on each device."""
+        return self.load().copies()
+
     def load(self) -> Network:
         """Load the model unless it is; to be called early where the first query should not pay for it."""
         with self._loading:

@@ -1,7 +1,8 @@
 """A model on its device: pixels in, vectors out. Everything here needs torch, which is imported when one is made."""
 
+import copy
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -22,6 +23,7 @@ Pixels: TypeAlias = NDArray[np.uint8]
 # in fp32 (48 images on two threads: 91/s, 75/s by 12) and at 8 in bf16.
 CPU_CHUNK = {"full": 4, "half": 8}
 GPU_CHUNK = 256
+CPU = "cpu"
 GEM_POWER, GEM_LEAST = 3.0, 1e-6
 
 
@@ -56,7 +58,7 @@ class Network:
         threads: int,
         precision: Precision = "auto",
     ) -> None:
-        """Move a model to the device.
+        """Move a model to the first device.
 
         Args:
             model: From images, floats [n, 3, side, side], to features [n, c], maps [n, c, h, w] or tokens [n, t, c].
@@ -73,23 +75,21 @@ class Network:
         import torch
 
         torch.set_num_threads(threads)
-        self._device, self._dtype = _placement(precision)
-        self.chunk = GPU_CHUNK if self._device == "cuda" else CPU_CHUNK[_half_or_full(self._dtype)]
+        device = devices()[0]
+        self._dtype = _dtype(device, precision)
+        self.chunk = CPU_CHUNK[_half_or_full(self._dtype)] if device == CPU else GPU_CHUNK
         """Images a forward pass."""
         self._model = model.eval().to(
-            self._device,
-            self._dtype,
+            dtype=self._dtype,
             memory_format=torch.channels_last,  # type: ignore[call-overload] # torch's stubs leave it out here
         )
         self._forward = forward or self._model
-        self._mean = torch.tensor(preprocessing.mean, device=self._device)
-        self._std = torch.tensor(preprocessing.std, device=self._device)
+        self._mean, self._std = torch.tensor(preprocessing.mean), torch.tensor(preprocessing.std)
         self._pooling = pooling
         self._prefix_tokens = prefix_tokens
         self._normalise = normalise
-        self._projection = projection and tuple(
-            torch.from_numpy(part).to(self._device) for part in (projection.mean, projection.matrix)
-        )
+        self._projection = projection and (torch.from_numpy(projection.mean), torch.from_numpy(projection.matrix))
+        self._move(device)
 
     def __call__(self, pixels: Pixels) -> Floats:
         """Vectors float32 [n, d] of uint8 [n, side, side, 3], n at least 1."""
@@ -109,15 +109,33 @@ class Network:
                     torch.cuda.empty_cache()
             return torch.cat(found).cpu().numpy()
 
+    def copies(self) -> "Sequence[Network]":
+        """This one, and one more on each of the other devices."""
+        found = [self]
+        for device in devices()[1:]:
+            other = copy.deepcopy(self)
+            other._move(device)
+            found.append(other)
+        return found
+
     def features(self, pixels: Pixels) -> "torch.Tensor":
         """What the model makes of uint8 [n, side, side, 3]: features, maps or tokens."""
         import torch
 
-        images = torch.tensor(pixels, device=self._device)
+        # From pinned memory the host goes on at once, and has the next images ready when these are done.
+        images = torch.tensor(pixels, pin_memory=self._device != CPU).to(self._device, non_blocking=True)
         # uint8 [n, h, w, 3] is channels-last memory already: the permuted view needs no copy.
         images = ((images - self._mean) / self._std).to(self._dtype).permute(0, 3, 1, 2)
         found: torch.Tensor = self._forward(images)
         return found
+
+    def _move(self, device: str) -> None:
+        self._device = device
+        self._model.to(device)
+        self._mean, self._std = self._mean.to(device), self._std.to(device)
+        if self._projection:
+            mean, matrix = self._projection
+            self._projection = mean.to(device), matrix.to(device)
 
     def _vectors(self, pixels: Pixels) -> "torch.Tensor":
         import torch
@@ -127,6 +145,13 @@ class Network:
             mean, matrix = self._projection
             vectors = (vectors - mean) @ matrix
         return torch.nn.functional.normalize(vectors) if self._normalise else vectors
+
+
+def devices() -> Sequence[str]:
+    """What there is to embed on: all CUDA devices, or else the CPU."""
+    import torch
+
+    return [f"cuda:{number}" for number in range(torch.cuda.device_count())] or [CPU]
 
 
 def pooled(found: "torch.Tensor", pooling: Pooling, prefix_tokens: int = 0) -> "torch.Tensor":
@@ -163,12 +188,11 @@ def _half_or_full(dtype: "torch.dtype") -> str:
     return "full" if dtype.itemsize == 4 else "half"
 
 
-def _placement(precision: Precision) -> "tuple[str, torch.dtype]":
+def _dtype(device: str, precision: Precision) -> "torch.dtype":
     import torch
 
-    cuda = torch.cuda.is_available()
     if precision == "auto":
         has = torch.cpu.get_capabilities()
-        precision = "half" if cuda or has.get("avx512_bf16") or has.get("amx_bf16") else "full"
-    device, half = ("cuda", torch.float16) if cuda else ("cpu", torch.bfloat16)
-    return device, half if precision == "half" else torch.float32
+        precision = "half" if device != CPU or has.get("avx512_bf16") or has.get("amx_bf16") else "full"
+    half = torch.bfloat16 if device == CPU else torch.float16
+    return half if precision == "half" else torch.float32

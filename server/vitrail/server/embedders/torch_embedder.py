@@ -58,6 +58,10 @@ class TorchEmbedder:
         """Embed uint8 [n, side, side, 3] as float32 [n, dimension]."""
         return self.network(pixels)
 
+    def copies(self) -> Sequence[Network]:
+        """One on each device."""
+        return self.network.copies()
+
 
 class TorchTextEmbedder(TorchEmbedder):
     """One whose model knows texts, too."""
