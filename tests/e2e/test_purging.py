@@ -8,9 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import psycopg
 import pytest
 
-from tests.e2e.running import Running, eventually, wait_applied, wait_trained
+from tests.e2e.running import Running, eventually, scrape, wait_applied, wait_trained
+from tests.e2e.test_snapshots import WRITTEN
+from tests.postgres import running_postgres
 from tests.shard.rows import clustered
 from vitrail.client import Client, Record
 
@@ -37,9 +40,9 @@ def records(names: list[str], seed: int) -> tuple[list[Record], list[bytes]]:
 def found(directory: Path, needles: list[bytes]) -> dict[Path, list[bytes]]:
     """Where in the files of a directory some bytes lie."""
     places = {}
-    for path in directory.rglob("*"):
+    for path in filter(Path.is_file, directory.rglob("*")):
         content = b""
-        with contextlib.suppress(FileNotFoundError, IsADirectoryError):  # what is deleted meanwhile holds nothing
+        with contextlib.suppress(FileNotFoundError):  # what is deleted meanwhile holds nothing
             content = path.read_bytes()
         if here := [needle for needle in needles if needle in content]:
             places[path] = here
@@ -92,6 +95,78 @@ def test_proof_of_erasure(start: Start, tmp_path: Path, train_at: int) -> None:
         assert client.purge("c").done  # once more, and nothing happens
     running.stop()
     assert found(tmp_path, secrets) == {}
+
+
+def test_proof_of_erasure_on_postgresql(start: Start, tmp_path: Path) -> None:
+    """In all of its files, and in its write-ahead log once that is let go of, as the report says it must be."""
+    erased = ERASED[:5]  # there is much to look through
+    with running_postgres() as server:
+        url = server.new_database()
+        with psycopg.connect(url, autocommit=True) as administrator:
+            administrator.execute("ALTER SYSTEM SET wal_recycle = off")
+            administrator.execute("SELECT pg_reload_conf()")
+            running = start("--shards", "1", "--store", url)
+            with Client(running.address, timeout=60) as client:
+                client.create_collection("c", dimension=DIMENSION)
+                written, secrets = records(erased, seed=1)
+                others, kept = records([f"kept-{n}" for n in range(1000)], seed=2)
+                client.upsert("c", [*written, *others])
+                wait_applied(client, "c")
+                administrator.execute("CHECKPOINT")
+                secrets += [name.encode() for name in erased]
+                everywhere = found(server.directory, secrets)
+                assert {path.parent.name for path in everywhere} > {"pg_wal"}
+                assert len(set().union(*everywhere.values())) >= 4 * len(erased)  # id, owner, uri, vector
+                client.delete("c", ids=erased)
+                report = client.purge("c")
+                assert (report.done, [note.split(",")[0] for note in report.notes]) == (
+                    True,
+                    ["PostgreSQL's write-ahead log"],
+                )
+                administrator.execute("SELECT pg_switch_wal()")
+                administrator.execute("CHECKPOINT")
+                assert found(server.directory, secrets) == found(tmp_path, secrets) == {}
+                assert found(server.directory, kept[:1])
+
+
+def test_proof_of_erasure_in_snapshots(start: Start, tmp_path: Path) -> None:
+    """They are gone with the first one that is written an hour after the one that had them last."""
+    snapshots = tmp_path / "snapshots"
+    options = ("--shards", "1", "--snapshots", str(snapshots))
+    running = start(*options)
+    with Client(running.address, timeout=60) as client:
+        client.create_collection("c", dimension=DIMENSION)
+        written, secrets = records(ERASED, seed=1)
+        others, kept = records(["kept"], seed=2)
+        client.upsert("c", [*written, *others])
+        secrets += [name.encode() for name in ERASED]
+        wait_snapshot(client)
+        assert found(snapshots, secrets)
+        client.delete("c", ids=ERASED)
+        report = client.purge("c")
+        assert (report.done, [note.split(" keep ")[0] for note in report.notes]) == (True, ["snapshots of partitions"])
+        assert {path.relative_to(tmp_path).parts[0] for path in found(tmp_path, secrets)} == {"snapshots"}
+    running.stop()
+    running = start(*options)
+    with Client(running.address) as client:
+        wait_snapshot(client)
+    running.stop()
+    (manifest,) = snapshots.rglob("manifest.json")
+    listing = json.loads(manifest.read_text())
+    assert listing["unused"]
+    listing["unused"] = {name: moment - 3601 for name, moment in listing["unused"].items()}
+    manifest.write_text(json.dumps(listing))
+    running = start(*options)
+    with Client(running.address) as client:
+        wait_snapshot(client)
+        assert found(tmp_path, secrets) == {}
+        assert found(snapshots, kept)
+
+
+def wait_snapshot(client: Client) -> None:
+    """Wait until the shard has written its first snapshot since it was started."""
+    (partition,) = client.stats("c").partitions
+    eventually(lambda: WRITTEN in scrape(partition.metrics_address))
 
 
 def test_a_process_that_is_away_is_told_of(start: Start) -> None:
