@@ -52,6 +52,23 @@ def test_index_creates_the_collection_and_resumes(vitrail: Shell, fake: Fake, fo
     assert "indexed 0, skipped 2, failed 1" in vitrail("index", folder, "-c", "c").stdout
 
 
+def test_index_in_parts(vitrail: Shell, folder: Path) -> None:
+    """Each part has its own files, and all of them together everything."""
+    reports = [json.loads(vitrail("index", folder, "-c", "c", "--part", f"{n}/2", "--json").stdout) for n in (1, 2)]
+    assert sum(report["indexed"] for report in reports) == 2
+    assert sum(len(report["failed"]) for report in reports) == 1
+
+
+@pytest.mark.parametrize("part", ["0/2", "3/2", "1", "1/2/3", "one/2", "1/0", ""])
+def test_no_such_part(vitrail: Shell, fake: Fake, folder: Path, part: str) -> None:
+    """The option is named, and nothing asked."""
+    refused = vitrail("index", folder, "-c", "c", "--part", part)
+    assert refused.exit_code == 2
+    assert "--part" in refused.stderr
+    assert "K/N" in refused.stderr
+    assert not fake.requests
+
+
 def test_index_as_json(vitrail: Shell, folder: Path) -> None:
     """With --json, standard output is the report and nothing else."""
     report = json.loads(vitrail("index", folder, "-c", "c", "--json").stdout)
@@ -235,6 +252,7 @@ def test_errors_are_one_line(vitrail: Shell, words: list[str], message: str) -> 
         ["search", "-c", "c", "--image", "/no/such"],
         ["index", "/no/such", "-c", "c"],
         ["index", "/tmp"],
+        ["index", "memory://nowhere", "-c", "c"],
         ["export", "c"],
         ["export", "c", "/tmp"],
         ["import", "/no/such"],

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from PIL import Image, ImageOps, ImageStat
 
-from vitrail.client.folder import scan, shown_path
+from vitrail.client.sources import Entry, Folder, printable
 
 RECORDS = 1_200
 ENOUGH_PHOTOS = 1_000
@@ -90,8 +90,8 @@ def packaged_photos() -> dict[str, Path]:
 
 def photos_of(folder: Path) -> dict[str, Path]:
     """Find the image files of a folder, nested ones too, by their path below it."""
-    paths, _ = scan(folder)
-    return {shown_path(path.relative_to(folder)): path for path in paths}
+    found = (entry for entry in Folder(folder).find() if isinstance(entry, Entry))
+    return {printable(entry.id): folder / entry.id for entry in found}
 
 
 def write_photos(photos: Mapping[str, Path], folder: Path) -> Iterator[tuple[str, Place]]:

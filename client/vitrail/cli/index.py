@@ -1,16 +1,19 @@
-"""`vitrail index`: a folder of images into a collection."""
+"""`vitrail index`: a folder or a bucket of images into a collection."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from vitrail.cli.common import DEFAULT_ADDRESS, Address, AsJson, connected, print_json, print_table
-from vitrail.client import Client, IndexReport
+from vitrail.client import Client, IndexReport, InvalidArgument
+from vitrail.client.parts import Part
+from vitrail.client.sources import source_of
 
 
 def index(
-    folder: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="Nested folders are included.")],
+    folder: Annotated[
+        str, typer.Argument(help="A path, or s3://BUCKET/PATH or what else fsspec knows. Nested folders are included.")
+    ],
     collection: Annotated[str, typer.Option("--collection", "-c", help="Created where there is none.")],
     address: Address = DEFAULT_ADDRESS,
     embedder: Annotated[str | None, typer.Option(help="For a new collection, instead of the server's default.")] = None,
@@ -20,21 +23,39 @@ def index(
     thumbnails: Annotated[
         bool | None, typer.Option(help="Whether the collection keeps a small JPEG of each image.")
     ] = None,
+    part: Annotated[
+        str, typer.Option(metavar="K/N", help="Only part K of N, so that N workers do all of it, each file once.")
+    ] = "1/1",
     as_json: AsJson = False,
 ) -> None:
-    """Write the image files of a folder as records.
+    """Write the image files of a folder or a bucket as records.
 
     The id of a record is its path below the folder; the first folder of that path becomes the attribute
     "category". What the collection has already is skipped, so that an interrupted run resumes. Files that
     cannot be read are listed at the end.
     """
+    number, of = _checked(folder, part)
     with connected(address) as client:
         _prepare(client, collection, embedder, train_at, thumbnails)
-        report = client.index(collection, folder, progress=True)
+        report = client.index(collection, folder, part=(number, of), progress=True)
     if as_json:
         print_json(report)
     else:
         _print(report)
+
+
+def _checked(folder: str, part: str) -> tuple[int, int]:
+    """Refuse what would end `client.index`, before a collection is created for it."""
+    try:
+        number, of = (int(word) for word in part.split("/"))
+        Part(number, of)
+    except (ValueError, InvalidArgument):
+        raise typer.BadParameter(f"{part!r} is not K/N with K from 1 to N", param_hint="--part") from None
+    try:
+        source_of(folder)
+    except InvalidArgument as error:
+        raise typer.BadParameter(error.message, param_hint="FOLDER") from error
+    return number, of
 
 
 def _prepare(client: Client, name: str, embedder: str | None, train_at: int | None, thumbnails: bool | None) -> None:

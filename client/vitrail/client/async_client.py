@@ -281,6 +281,7 @@ class AsyncClient:
         name: str,
         folder: str | os.PathLike[str],
         *,
+        part: tuple[int, int] = (1, 1),
         progress: bool = False,
         timeout: float | None = None,
     ) -> IndexReport:
@@ -288,7 +289,7 @@ class AsyncClient:
         each = self._timeout if timeout is None else timeout
         # Leaving the block closes that connection, which is how a cancelled index stops.
         with Client(self.address, timeout=each, retries=self._retries.limit) as client:
-            return await asyncio.to_thread(client.index, name, folder, progress=progress)
+            return await asyncio.to_thread(client.index, name, folder, part=part, progress=progress)
 
     async def export(
         self, name: str, path: str | os.PathLike[str], *, progress: bool = False, timeout: float | None = None

@@ -41,8 +41,10 @@ from vitrail.client.models import (
     Version,
     Written,
 )
+from vitrail.client.parts import Part
 from vitrail.client.requests import SearchOptions
 from vitrail.client.retries import Retries
+from vitrail.client.sources import source_of
 from vitrail.client.transport import serialize, translate
 from vitrail.client.vectors import MatrixLike, VectorLike
 from vitrail.rpc.attributes import AttributeValue
@@ -406,29 +408,40 @@ class Client:
         return self._run(operations.search_batch(name, queries, images, vectors, options, space), timeout)
 
     def index(
-        self, name: str, folder: str | os.PathLike[str], *, progress: bool = False, timeout: float | None = None
+        self,
+        name: str,
+        folder: str | os.PathLike[str],
+        *,
+        part: tuple[int, int] = (1, 1),
+        progress: bool = False,
+        timeout: float | None = None,
     ) -> IndexReport:
-        """Write the image files of a folder, nested ones too, as records.
+        """Write the image files of a folder or a bucket, nested ones too, as records.
 
         The id is the path below the folder, with "/" between its parts; the first folder of that path becomes
-        the attribute "category"; the uri is the file's ("file:///…"). Hidden files are left out. Files whose
-        content the collection already has under their id are skipped, so that a run which was interrupted
+        the attribute "category"; the uri is the file's ("file:///…", "s3://…"). Hidden files are left out. Files
+        whose content the collection already has under their id are skipped, so that a run which was interrupted
         resumes. A file that cannot be read, or is refused, is listed in the report.
 
         Args:
             name: Of the collection, which must exist.
-            folder: Where the files are.
+            folder: Where the files are: a path, or a URL that fsspec knows (s3:// needs the package s3fs, gs:// gcsfs).
+            part: Index one part of how many, (3, 16): by a hash of the id, so that workers with a part each do all
+                of it once.
             progress: Draw a bar on standard error.
             timeout: Seconds for each call, instead of the client's.
+
+        Raises:
+            InvalidArgument: There is no such folder or part, or nothing here can open the URL. Nothing was asked.
         """
 
-        def known() -> dict[str, bytes]:
-            return {record.id: record.content_hash for record in self.list(name, timeout=timeout)}
+        def known() -> Iterator[StoredRecord]:
+            return self.list(name, timeout=timeout)
 
         def send(records: Iterable[Record]) -> UpsertResult:
             return self.upsert(name, records, timeout=timeout)
 
-        return index_folder(Path(folder), known, send, progress)
+        return index_folder(source_of(folder), Part(*part), known, send, progress)
 
     def export(
         self, name: str, path: str | os.PathLike[str], *, progress: bool = False, timeout: float | None = None
