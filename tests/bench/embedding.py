@@ -57,12 +57,12 @@ def main() -> None:
     if given.device == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before torch looks: the embedder takes a GPU that it sees
     told = Told()
-    in_process(told, given.folder, given.device, batch, given.rounds)
+    best = in_process(told, given.folder, given.device, batch, given.rounds)
     with tempfile.TemporaryDirectory() as directory:
         data = Path(directory)
         running = Running(data / "data", "--shards", "2", "--port", "0", "--metrics-port", "0")
         try:
-            served(told, running, data / "photos", given)
+            served(told, running, data / "photos", best, given)
         finally:
             running.stop()
     if given.device == "cuda":
@@ -77,8 +77,8 @@ def main() -> None:
         write(given.out, "Embedding, beside its parts", command, [ratios_asked, *told.sections])
 
 
-def in_process(told: Told, folder: Path | None, device: str, batch: int, rounds: int) -> None:
-    """Pixels in, and decoding."""
+def in_process(told: Told, folder: Path | None, device: str, batch: int, rounds: int) -> int:
+    """Pixels in, and decoding; returns the bare model's best batch."""
     embedder = EfficientNetLite0(THREADS)
     files = encoded(folder, PIXELS[device], "train")
     pixels = np.stack([embedder.preprocessing.apply(opened(file)) for file in files])
@@ -87,17 +87,22 @@ def in_process(told: Told, folder: Path | None, device: str, batch: int, rounds:
     ratios, section = decode.measure(folder, rounds, seconds=0.15)
     names = (decode.COLLECTION, "12 megapixels")
     told.add(section, *(Asked(f"decoding, {name}, against the faster library", ratios[name], 0.9) for name in names))
+    return of_tensors.best
 
 
-def served(told: Told, running: Running, directory: Path, given: argparse.Namespace) -> None:
+def served(told: Told, running: Running, directory: Path, best: int, given: argparse.Namespace) -> None:
     """What a cluster does."""
     images, queries = encoded(given.folder, given.photos, "train"), encoded(given.folder, 100, "test")
-    photos = embed.measure(running, images, directory)
+    photos = embed.measure(running, images, directory, best)
     told.add(embed.section(photos), Asked("JPEG in, against decoding and the bare model", photos.ratio, 0.9))
     embedder = EfficientNetLite0(THREADS)
     with Client(running.address, timeout=600) as client:
         one = single.measure(client, embed.NAME, queries, like(embedder), embedder.preprocessing, 4 * given.rounds)
-    told.add(one.section, Asked("a search by photo, idle, against decoding + model", one.ratio, 1.15, at_most=True))
+    told.add(
+        one.section,
+        Asked("one photo decoded and embedded, idle, against decoding + model", one.inside, 1.15, at_most=True),
+        Asked("a search by photo, idle, against decoding + model", one.whole, 1.15, at_most=True),
+    )
     shared = bulk.measure(running, embed.NAME, images, queries, given.seconds, embed.ROUNDS)
     times = 3 if given.device == "cpu" else 2
     told.add(

@@ -27,8 +27,14 @@ class Single:
     steps: dict[str, float]
 
     @property
-    def ratio(self) -> float:
+    def whole(self) -> float:
+        """A search to the bare minimum."""
         return self.taken[SEARCH] / self.taken[BARE]
+
+    @property
+    def inside(self) -> float:
+        """Its embedding to the bare minimum."""
+        return self.taken[INSIDE] / self.taken[BARE]
 
     @property
     def section(self) -> Section:

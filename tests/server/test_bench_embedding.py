@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from tests.bench import embed_gpu
-from tests.bench.bare import Bare
+from tests.bench import embed_gpu, tensors
+from tests.bench.bare import Bare, like
 from tests.bench.bulk import Shared
 from tests.bench.report import Asked, Section, asked_section, markdown
 from tests.bench.turns import in_turns
@@ -20,6 +20,18 @@ def test_the_bare_model_does_the_same_work() -> None:
     bare = Bare("cpu", torch.float32)
     features = torch.nn.functional.normalize(bare(bare.images(pixels))).numpy()
     assert np.abs(features - embedder.embed(pixels)).max() < 1e-5
+
+
+def test_pixels_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bare model, the embedder and the pipeline embed all pixels, the last one by one through its queue."""
+    monkeypatch.setattr(tensors, "BATCHES", (1, 2))
+    monkeypatch.setattr(tensors, "SWEEPS", 1)
+    embedder = EfficientNetLite0(threads=2)
+    pixels = embed_gpu.drawn(4, embedder.preprocessing.crop)
+    measured = tensors.measure(embedder, like(embedder), pixels, batch=2, rounds=1)
+    assert measured.best in (1, 2)
+    assert len(measured.section.rows) == 3
+    assert measured.ratio > 0
 
 
 def test_works_take_turns() -> None:
