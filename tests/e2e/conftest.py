@@ -1,10 +1,14 @@
+import socket
+import subprocess
+import sys
+import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.running import Running
+from tests.e2e.running import Running, eventually
 from vitrail.client import Client
 
 
@@ -43,3 +47,28 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Running]]:
     yield start
     for running in started:
         running.stop()
+
+
+@pytest.fixture
+def s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A bucket of a server that speaks S3, as its URL; the environment says where it is."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    address = f"http://127.0.0.1:{port}"
+    names = {"ENDPOINT_URL": address, "ACCESS_KEY_ID": "x", "SECRET_ACCESS_KEY": "x", "DEFAULT_REGION": "us-east-1"}
+    for name, value in names.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    with (tmp_path / "s3.log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as server:
+        eventually(lambda: _made(f"{address}/bucket"))
+        yield "s3://bucket"
+        server.terminate()
+
+
+def _made(bucket: str) -> bool:
+    try:
+        with urllib.request.urlopen(urllib.request.Request(bucket, method="PUT")) as response:
+            return bool(response.status == 200)
+    except OSError:
+        return False

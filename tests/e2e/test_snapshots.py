@@ -1,11 +1,9 @@
 """A shard whose disk is lost, started with snapshots in a directory and in an object store that speaks S3."""
 
 import shutil
-import socket
 import subprocess
 import sys
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -23,34 +21,10 @@ NOT_READ = 'vitrail_snapshots_total{outcome="failed",what="read"}'
 APPLIED = "vitrail_rows_applied_total"
 
 
-@pytest.fixture
-def s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A bucket of a server that speaks S3, as its URL; the environment says where it is."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    address = f"http://127.0.0.1:{port}"
-    names = {"ENDPOINT_URL": address, "ACCESS_KEY_ID": "x", "SECRET_ACCESS_KEY": "x", "DEFAULT_REGION": "us-east-1"}
-    for name, value in names.items():
-        monkeypatch.setenv(f"AWS_{name}", value)
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    with (tmp_path / "s3.log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as server:
-        eventually(lambda: _made(f"{address}/bucket"))
-        yield "s3://bucket/snapshots"
-        server.terminate()
-
-
-def _made(bucket: str) -> bool:
-    try:
-        with urllib.request.urlopen(urllib.request.Request(bucket, method="PUT")) as response:
-            return bool(response.status == 200)
-    except OSError:
-        return False
-
-
 @pytest.fixture(params=["directory", "s3"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    return str(request.getfixturevalue("s3") if request.param == "s3" else tmp_path / "snapshots")
+    place = request.getfixturevalue("s3") if request.param == "s3" else tmp_path
+    return f"{place}/snapshots"
 
 
 def figures(client: Client) -> dict[str, float]:
