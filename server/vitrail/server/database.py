@@ -10,10 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+import psycopg
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
 from alembic.util import CommandError
+from psycopg.pq import Format
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
@@ -155,6 +157,14 @@ class Database:
                     raise
 
 
+class BinaryCursor(psycopg.Cursor[Any]):
+    """Has results sent as the bytes that they are: as text, a vector is twice as long."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.format = Format.BINARY
+
+
 def insert(connection: sa.Connection, table: sa.Table) -> Any:
     """The dialect's own INSERT, which can replace what is there."""
     return INSERTS[connection.dialect.name](table)
@@ -165,10 +175,9 @@ def _postgresql(url: str) -> sa.Engine:
         parsed = sa.make_url(url).set(drivername="postgresql+psycopg")
     except (ArgumentError, ValueError) as error:
         raise ValueError(f"the URL of the store cannot be read: {error}") from error
+    connect = {"connect_timeout": CONNECT_SECONDS, "cursor_factory": BinaryCursor, **WHILE_CONNECTED}
     # Pinged before use: a server that was started again has closed the connections that lie here.
-    return sa.create_engine(
-        parsed, pool_size=POOL, pool_pre_ping=True, connect_args={"connect_timeout": CONNECT_SECONDS, **WHILE_CONNECTED}
-    )
+    return sa.create_engine(parsed, pool_size=POOL, pool_pre_ping=True, connect_args=connect)
 
 
 def _configure(connection: Any, _: Any) -> None:
