@@ -97,6 +97,7 @@ class EfficientNetLite0:
                     pooling="average",
                     threads=self._threads,
                     precision=self._precision,
+                    space=self.space,
                 )
             return self._network
 

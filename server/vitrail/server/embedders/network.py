@@ -2,6 +2,8 @@
 
 import copy
 import hashlib
+import json
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
@@ -9,20 +11,28 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from vitrail.server.embedders.calibration import FixedPrecision, Kept, Trial
 from vitrail.server.embedders.preprocessing import Preprocessing
 from vitrail.server.embedders.recipe import Pooling
 
 if TYPE_CHECKING:
     import torch
 
-Precision = Literal["auto", "full", "half"]
+Precision: TypeAlias = Literal["auto"] | FixedPrecision
 Floats: TypeAlias = NDArray[np.float32]
 Pixels: TypeAlias = NDArray[np.uint8]
 
-# Images a forward pass. On a CPU the activations of more leave the caches and the rate falls: measured best at 4 to 6
-# in fp32 (48 images on two threads: 91/s, 75/s by 12) and at 8 in bf16.
+# Images a forward pass, until what is best was measured. On a CPU the activations of more leave the caches and the rate
+# falls: best at 4 to 6 in fp32 (48 images on two threads: 91/s, 75/s by 12) and at 8 in bf16.
 CPU_CHUNK = {"full": 4, "half": 8}
+CPU_CHUNKS = 2, 4, 8
 GPU_CHUNK = 256
+GPU_CHUNKS = 64, 128, 256
+# Half precision is used where vectors stay so near to those of full precision, by their cosine.
+TOLERANCE = 0.99
+# For comparing the two; one forward pass of each is made in any case.
+COMPARING_SECONDS = 0.3
+PROBES = 1
 CPU = "cpu"
 GEM_POWER, GEM_LEAST = 3.0, 1e-6
 
@@ -57,6 +67,7 @@ class Network:
         normalise: bool = True,
         threads: int,
         precision: Precision = "auto",
+        space: str = "",
     ) -> None:
         """Move a model to the first device.
 
@@ -71,16 +82,16 @@ class Network:
             threads: How many the whole process gives to torch.
             precision: "full" is fp32; "half" is fp16 on CUDA and bf16 on a CPU; "auto" is half on CUDA and on a CPU
                 that has instructions for bf16, else full.
+            space: The embedding space. With it, "auto" takes half only where that was measured to pay and to keep
+                vectors within `TOLERANCE`, and the size of a forward pass is measured, too; both are kept.
         """
         import torch
 
         torch.set_num_threads(threads)
         device = devices()[0]
-        self._dtype = _dtype(device, precision)
-        self.chunk = CPU_CHUNK[_half_or_full(self._dtype)] if device == CPU else GPU_CHUNK
-        """Images a forward pass."""
+        self._dtype = torch.float32
         self._model = model.eval().to(
-            dtype=self._dtype,
+            dtype=torch.float32,
             memory_format=torch.channels_last,  # type: ignore[call-overload] # torch's stubs leave it out here
         )
         self._forward = forward or self._model
@@ -90,9 +101,41 @@ class Network:
         self._normalise = normalise
         self._projection = projection and (torch.from_numpy(projection.mean), torch.from_numpy(projection.matrix))
         self._move(device)
+        self._trial: Trial[int] | None = None
+        self.chunk = PROBES
+        """Images a forward pass."""
+        self._kept = None
+        if precision == "auto" and space:
+            self._kept = Kept(space=space, torch=torch.__version__, device=_name(device), threads=threads)
+        choice = self._kept.read() if self._kept else None
+        if precision == "auto":
+            precision = choice.precision if choice else self._chosen(preprocessing.crop)
+        self._precision = precision
+        self._cast(precision)
+        usual, sizes = (CPU_CHUNK[precision], CPU_CHUNKS) if device == CPU else (GPU_CHUNK, GPU_CHUNKS)
+        self.chunk = choice.chunk if choice and choice.chunk else usual
+        self._trial_images = sizes[-1]
+        if self._kept and not choice:
+            self._kept.write(precision)
+        if self._kept and not (choice and choice.chunk):
+            self._trial = Trial(usual, [size for size in sizes if size != usual])
 
     def __call__(self, pixels: Pixels) -> Floats:
         """Vectors float32 [n, d] of uint8 [n, side, side, 3], n at least 1."""
+        if not self._trial or len(pixels) % self._trial_images:
+            return self._embed(pixels)
+        size = self.chunk = self._trial.next
+        start = time.perf_counter()
+        found = self._embed(pixels)
+        if self._trial:  # there was memory for it
+            self._trial.took(size, (time.perf_counter() - start) / len(pixels))
+            self.chunk = self._trial.best
+            if self._trial.is_over and self._kept:
+                self._kept.write(self._precision, self.chunk)
+                self._trial = None
+        return found
+
+    def _embed(self, pixels: Pixels) -> Floats:
         import torch
 
         found: list[torch.Tensor] = []
@@ -106,6 +149,7 @@ class Network:
                     if self.chunk == 1:
                         raise
                     self.chunk //= 2
+                    self._trial = None
                     torch.cuda.empty_cache()
             return torch.cat(found).cpu().numpy()
 
@@ -128,6 +172,35 @@ class Network:
         images = ((images - self._mean) / self._std).to(self._dtype).permute(0, 3, 1, 2)
         found: torch.Tensor = self._forward(images)
         return found
+
+    def _chosen(self, side: int) -> FixedPrecision:
+        """Half precision where the device has it, and its vectors are near enough and no slower."""
+        if not has_half(self._device):
+            return "full"
+        if not self._kept:
+            return "half"
+        half = copy.deepcopy(self)
+        half._cast("half")
+        networks: dict[FixedPrecision, Network] = {"half": half, "full": self}
+        pixels = np.random.default_rng(1).integers(0, 256, (PROBES, side, side, 3), np.uint8)
+        trial = Trial[FixedPrecision]("half", ["full"])
+        vectors: dict[FixedPrecision, Floats] = {}
+        end = time.monotonic() + COMPARING_SECONDS
+        while len(vectors) < len(networks) or (time.monotonic() < end and not trial.is_over):
+            each = trial.next
+            start = time.perf_counter()
+            vectors[each] = networks[each]._embed(pixels)
+            trial.took(each, time.perf_counter() - start)
+        if not (_cosines(vectors["half"], vectors["full"]) >= TOLERANCE).all():  # as where half overflows to NaN
+            return "full"
+        return trial.best if trial.is_over else "half"
+
+    def _cast(self, precision: FixedPrecision) -> None:
+        import torch
+
+        half = torch.bfloat16 if self._device == CPU else torch.float16
+        self._dtype = half if precision == "half" else torch.float32
+        self._model.to(self._dtype)
 
     def _move(self, device: str) -> None:
         self._device = device
@@ -152,6 +225,14 @@ def devices() -> Sequence[str]:
     import torch
 
     return [f"cuda:{number}" for number in range(torch.cuda.device_count())] or [CPU]
+
+
+def has_half(device: str) -> bool:
+    """Whether a device computes in half precision itself."""
+    import torch
+
+    has = torch.cpu.get_capabilities()
+    return device != CPU or bool(has.get("avx512_bf16") or has.get("amx_bf16"))
 
 
 def pooled(found: "torch.Tensor", pooling: Pooling, prefix_tokens: int = 0) -> "torch.Tensor":
@@ -184,15 +265,14 @@ def weights_digest(model: "torch.nn.Module") -> str:
     return digest.hexdigest()
 
 
-def _half_or_full(dtype: "torch.dtype") -> str:
-    return "full" if dtype.itemsize == 4 else "half"
+def _cosines(some: Floats, others: Floats) -> Floats:
+    lengths: Floats = np.linalg.norm(some, axis=1) * np.linalg.norm(others, axis=1)
+    cosines: Floats = (some * others).sum(axis=1) / lengths
+    return cosines
 
 
-def _dtype(device: str, precision: Precision) -> "torch.dtype":
+def _name(device: str) -> str:
+    """What a device computes with."""
     import torch
 
-    if precision == "auto":
-        has = torch.cpu.get_capabilities()
-        precision = "half" if device != CPU or has.get("avx512_bf16") or has.get("amx_bf16") else "full"
-    half = torch.bfloat16 if device == CPU else torch.float16
-    return half if precision == "half" else torch.float32
+    return json.dumps(dict(torch.cpu.get_capabilities())) if device == CPU else torch.cuda.get_device_name(device)

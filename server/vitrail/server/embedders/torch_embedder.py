@@ -49,6 +49,7 @@ class TorchEmbedder:
             normalise=normalise,
             threads=threads,
             precision=precision,
+            space=self.space,
         )
         self._texts = backbone.embed_texts
         side = self.preprocessing.crop
