@@ -24,8 +24,9 @@ from vitrail.rpc.channel import CLIENT_OPTIONS
 from vitrail.rpc.slots import SLOTS
 from vitrail.server.database import Database
 from vitrail.server.log import MAX_PAGE_ROWS, PAGE_BYTES
-from vitrail.server.store import NewRecord, Store, Write
+from vitrail.server.store import Store
 from vitrail.server.validate import DEFAULT_TRAIN_AT
+from vitrail.server.writing import NewRecord, Write
 from vitrail.shard.building import ADD_SLICE
 from vitrail.shard.index import Trained, choose_recipe, training_rows, use_one_thread
 from vitrail.v1.collection_pb2 import Collection

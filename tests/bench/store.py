@@ -19,7 +19,8 @@ from tests.e2e.running import Running
 from tests.postgres import running_postgres
 from vitrail.client import Client
 from vitrail.server.database import Database
-from vitrail.server.store import NewRecord, Store, Write
+from vitrail.server.store import Store
+from vitrail.server.writing import NewRecord, Write
 from vitrail.v1.collection_pb2 import Collection
 
 BATCH = 1000

@@ -8,8 +8,8 @@ from tests.server.fakes import FakeShard, serving
 from vitrail.rpc.errors import InvalidArgument
 from vitrail.server.cluster import ClusterService
 from vitrail.server.journal import Journal
-from vitrail.server.store import NewRecord, Write
 from vitrail.server.topology import Topology
+from vitrail.server.writing import NewRecord, Write
 from vitrail.v1.cluster_pb2 import GetShardsRequest, GetShardsResponse, SetShardsRequest
 from vitrail.v1.collection_pb2 import Collection
 

@@ -8,8 +8,8 @@ from vitrail.server.collections import CollectionService
 from vitrail.server.embedding import Pipelines
 from vitrail.server.journal import Journal
 from vitrail.server.purging import Purging
-from vitrail.server.store import NewRecord, Write
 from vitrail.server.topology import Topology
+from vitrail.server.writing import NewRecord, Write
 from vitrail.v1.collection_pb2 import (
     CreateCollectionRequest,
     DeleteCollectionRequest,

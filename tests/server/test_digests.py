@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from vitrail.rpc.digests import digest
 from vitrail.rpc.slots import SLOTS, slot_of
 from vitrail.server.digests import Compared, Held, compare, read_slot
-from vitrail.server.store import NewRecord, Page, Store, Write
+from vitrail.server.store import Page, Store
+from vitrail.server.writing import NewRecord, Write
 from vitrail.v1.collection_pb2 import Collection
 from vitrail.v1.log_pb2 import Cursor
 from vitrail.v1.shard_pb2 import GetDigestsResponse

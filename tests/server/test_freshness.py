@@ -9,8 +9,8 @@ from vitrail.rpc.deadline import Deadline
 from vitrail.rpc.errors import FailedPrecondition, NotFound, Unavailable
 from vitrail.server.freshness import wait_applied, wait_settled
 from vitrail.server.journal import Journal
-from vitrail.server.store import NewRecord, Write, Written
 from vitrail.server.topology import Topology
+from vitrail.server.writing import NewRecord, Write, Written
 from vitrail.v1.collection_pb2 import Collection
 
 

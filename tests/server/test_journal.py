@@ -8,7 +8,8 @@ from tests.server.fakes import eventually, in_time, sample
 from vitrail.rpc.deadline import Deadline
 from vitrail.rpc.errors import AlreadyExists, DeadlineExceeded, NotFound, Unavailable
 from vitrail.server.journal import Journal
-from vitrail.server.store import NewRecord, Store, Write
+from vitrail.server.store import Store
+from vitrail.server.writing import NewRecord, Write
 from vitrail.v1.collection_pb2 import Collection
 from vitrail.v1.types_pb2 import AttributeType, Value
 

@@ -19,7 +19,8 @@ from vitrail.rpc.slots import SLOTS, slot_of
 from vitrail.server.database import Database
 from vitrail.server.journal import Journal
 from vitrail.server.log import MAX_PAGE_ROWS, LogService
-from vitrail.server.store import NewRecord, Page, Store, Write
+from vitrail.server.store import Page, Store
+from vitrail.server.writing import NewRecord, Write
 from vitrail.v1.collection_pb2 import Collection
 from vitrail.v1.log_pb2 import Cursor, FollowRequest, FollowResponse
 from vitrail.v1.log_pb2_grpc import LogServiceStub, add_LogServiceServicer_to_server

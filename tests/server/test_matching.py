@@ -13,8 +13,8 @@ from vitrail.rpc.errors import InvalidArgument, NotFound, Unavailable
 from vitrail.server import matching
 from vitrail.server.journal import Journal
 from vitrail.server.records import RecordService
-from vitrail.server.store import NewRecord, Write
 from vitrail.server.topology import Topology
+from vitrail.server.writing import NewRecord, Write
 from vitrail.v1.collection_pb2 import Collection
 from vitrail.v1.filter_pb2 import Filter
 from vitrail.v1.log_pb2 import Cursor

@@ -22,9 +22,10 @@ from vitrail.server.database import Database
 from vitrail.server.journal import Journal
 from vitrail.server.log import Told
 from vitrail.server.purging import Purging
-from vitrail.server.store import NewRecord, Page, Store, Write, Written
+from vitrail.server.store import Page, Store
 from vitrail.server.tables import commits, records
 from vitrail.server.topology import Topology
+from vitrail.server.writing import NewRecord, Write, Written
 from vitrail.v1.collection_pb2 import Collection, PurgeCollectionResponse
 from vitrail.v1.log_pb2 import Cursor
 

@@ -21,8 +21,8 @@ from vitrail.server.freshness import wait_applied
 from vitrail.server.journal import Journal
 from vitrail.server.purging import Purging
 from vitrail.server.quarantine import Quarantine
-from vitrail.server.store import NewRecord, Write
 from vitrail.server.topology import QUARANTINED, Replica, Topology
+from vitrail.server.writing import NewRecord, Write
 from vitrail.v1.collection_pb2 import Collection, GetCollectionStatsRequest, PartitionStats
 from vitrail.v1.shard_pb2 import GetDigestsRequest, GetDigestsResponse, RebuildRequest
 

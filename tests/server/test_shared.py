@@ -17,8 +17,9 @@ from vitrail.rpc.errors import AlreadyExists, Unavailable
 from vitrail.rpc.slots import SLOTS
 from vitrail.server.database import Database
 from vitrail.server.journal import Journal
-from vitrail.server.store import NewRecord, Store, Write, Written
+from vitrail.server.store import Store
 from vitrail.server.tables import collections
+from vitrail.server.writing import NewRecord, Write, Written
 from vitrail.v1.collection_pb2 import Collection
 from vitrail.v1.types_pb2 import AttributeType, Value
 

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from vitrail.rpc.errors import AlreadyExists, FailedPrecondition, NotFound, Unavailable
 from vitrail.rpc.slots import SLOTS, slot_of
 from vitrail.server.database import Database
-from vitrail.server.store import NewRecord, Store, Write, Written
+from vitrail.server.store import Store
+from vitrail.server.writing import NewRecord, Write, Written
 from vitrail.v1.collection_pb2 import Collection
 from vitrail.v1.log_pb2 import Cursor
 from vitrail.v1.types_pb2 import Attributes, AttributeType, Value

@@ -16,7 +16,8 @@ from tests.postgres import Postgres
 from vitrail.rpc.errors import AlreadyExists, FailedPrecondition, NotFound, Unavailable
 from vitrail.rpc.slots import SLOTS
 from vitrail.server.database import Database
-from vitrail.server.store import NewRecord, Store, Write, Written
+from vitrail.server.store import Store
+from vitrail.server.writing import NewRecord, Write, Written
 from vitrail.v1.collection_pb2 import Collection
 from vitrail.v1.types_pb2 import Attributes, AttributeType, Value
 

@@ -21,7 +21,8 @@ from vitrail.rpc.server import Server
 from vitrail.server.database import Database
 from vitrail.server.journal import Journal
 from vitrail.server.log import LogService
-from vitrail.server.store import NewRecord, Store, Write
+from vitrail.server.store import Store
+from vitrail.server.writing import NewRecord, Write
 from vitrail.shard import manifest, metrics
 from vitrail.shard.config import Config
 from vitrail.shard.follow import Follower

@@ -19,7 +19,7 @@ import pytest
 from tests.server.fakes import eventually, in_time, sample
 from tests.shard.rows import clustered, collection
 from tests.shard.test_follow import DIMENSION, SLOTS, Shard, World
-from vitrail.server.store import NewRecord, Write
+from vitrail.server.writing import NewRecord, Write
 from vitrail.shard import snapshots
 from vitrail.shard.partition import Partition
 from vitrail.shard.partitions import Partitions

@@ -6,7 +6,7 @@ What differs between the two is here and nowhere else.
 import contextlib
 import fcntl
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -24,6 +24,7 @@ from vitrail.rpc.errors import Unavailable
 POSTGRESQL = ("postgresql://", "postgres://")
 INSERTS: dict[str, Any] = {"postgresql": postgresql.insert, "sqlite": sqlite.insert}
 POOL = 8
+IDS_A_STATEMENT = 500
 CONNECT_SECONDS = 5
 # The longest that tables are waited for to write them anew, since everyone who comes later waits behind.
 LOCK_SECONDS = 2
@@ -168,6 +169,11 @@ class BinaryCursor(psycopg.Cursor[Any]):
 def insert(connection: sa.Connection, table: sa.Table) -> Any:
     """The dialect's own INSERT, which can replace what is there."""
     return INSERTS[connection.dialect.name](table)
+
+
+def in_parts(ids: Sequence[str]) -> Iterator[Sequence[str]]:
+    """Some ids, as many at a time as a statement may well name."""
+    return (ids[start : start + IDS_A_STATEMENT] for start in range(0, len(ids), IDS_A_STATEMENT))
 
 
 def _postgresql(url: str) -> sa.Engine:

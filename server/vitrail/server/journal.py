@@ -18,7 +18,8 @@ from vitrail.rpc.errors import NotFound, Unavailable
 from vitrail.server import metrics
 from vitrail.server.batching import Batcher, Ticket
 from vitrail.server.catalog import Catalog, News
-from vitrail.server.store import Store, Write, Written
+from vitrail.server.store import Store
+from vitrail.server.writing import Write, Written
 from vitrail.v1.collection_pb2 import Collection
 
 log = structlog.get_logger()

@@ -18,8 +18,9 @@ from vitrail.server.journal import Journal
 from vitrail.server.matching import match
 from vitrail.server.queries import stored_vector
 from vitrail.server.service import ITEM_ERRORS, item_error
-from vitrail.server.store import AGAIN_SECONDS, NewRecord, StoredRecord, Write, Written
+from vitrail.server.store import StoredRecord
 from vitrail.server.topology import Topology
+from vitrail.server.writing import AGAIN_SECONDS, NewRecord, Write, Written
 from vitrail.v1.collection_pb2 import Collection
 from vitrail.v1.record_pb2 import (
     DeleteRecordsRequest,

@@ -208,6 +208,11 @@ def bump_catalog(connection: sa.Connection) -> None:
     connection.execute(catalog.update().values(seq=catalog.c.seq + 1))
 
 
+def of(uid: int, versions: Sequence[Version]) -> Version | None:
+    """The version with a uid, if it is among these."""
+    return next((version for version in versions if version.uid == uid), None)
+
+
 def _find(versions: Sequence[Version], name: str, number: int) -> Version:
     for version in versions:
         if version.collection.version == number:
