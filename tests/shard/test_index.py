@@ -6,6 +6,7 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.shard.rows import clustered, recall, scores
+from vitrail.rpc.process import anonymous_bytes, trim_memory
 from vitrail.shard.files import Mismatch
 from vitrail.shard.index import Bits, Choices, Flat, Floats, Metric, Reranked, Setting, Trained, choose_recipe
 
@@ -101,6 +102,26 @@ def test_a_saved_index_answers_as_before(tmp_path: Path) -> None:
     before, after = (Reranked(index, flat, everyone(2000)) for index in (trained, loaded))
     asked = (vectors[:20], 10, Setting(8, 10))
     np.testing.assert_array_equal(before.search(*asked)[1], after.search(*asked)[1])
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_an_index_that_nobody_searches_any_more_is_freed(tmp_path: Path, metric: Metric) -> None:
+    """Neither an index that was searched and added to stays in memory, nor the views of it."""
+    rows, path = 1_000, tmp_path / "main"
+    vectors = clustered(rows, 64)
+    recipe = choose_recipe(rows, 64, Choices(lists=10))
+    Trained.train(vectors, recipe, metric).save(path)
+    size = 0.0
+    for turn in range(60):
+        trained, flat = Trained.load(path, recipe, metric), Flat(kept(vectors, metric), metric)
+        trained.add(vectors, np.arange(rows))
+        for _ in range(3):
+            Reranked(trained, flat, everyone(rows)).search(vectors[:1], 10, Setting(4, 4.0))
+        del trained, flat
+        trim_memory()
+        if turn == 9:
+            size = anonymous_bytes()
+    assert anonymous_bytes() - size < 50 * path.stat().st_size / 4
 
 
 def test_what_cannot_be_loaded(tmp_path: Path) -> None:

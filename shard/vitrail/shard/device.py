@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vitrail.shard.lending import lend
+
 # Of candidates and of lists, for each query (faiss, gpu/utils/DeviceDefs.cuh: GPU_MAX_SELECTION_K).
 MOST = 2048
 # So many standard deviations more candidates are asked for than would do if rows that do not count were spread evenly.
@@ -61,11 +63,11 @@ class DeviceLists:
             RuntimeError: There is no room.
         """
         with self._lock:
-            self._lists.quantizer = self._nearest
+            lend(self._lists, "quantizer", self._nearest)
             try:
                 self._lists.add_with_ids(vectors, rows)
             finally:
-                self._lists.quantizer = self._best  # which it owns, and frees
+                lend(self._lists, "quantizer", self._best)  # which it owns, and frees
 
     def candidates(
         self, queries: NDArray[np.float32], count: int, nprobe: int, live: NDArray[np.uint8]

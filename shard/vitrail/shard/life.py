@@ -45,7 +45,7 @@ class Life:
         self._build_after = 0.0
         self._retry_seconds = RETRY_SECONDS
         self._published_at: dict[int, float] = {}
-        self._has_built = False
+        self._has_freed = False
 
     async def run(self) -> None:
         """Look after them until cancelled."""
@@ -86,8 +86,8 @@ class Life:
         """Verify what was opened, and then measure what callers' queries find; one thing at a time, slowly."""
         while True:
             start, cpu, share = time.monotonic(), 0.0, OBSERVING_SHARE
-            if self._has_built:  # the index before lies in many small pieces
-                self._has_built = False
+            if self._has_freed:  # many small pieces: an index that was left behind, or lists that grew meanwhile
+                self._has_freed = False
                 await self._run_behind(trim_memory)
             for partition in self._partitions:
                 if partition.unverified is not None:
@@ -136,7 +136,7 @@ class Life:
             log.error(f"{what} failed", collection=name, why=str(error), again_in=self._retry_seconds)
             self._retry_seconds = min(2 * self._retry_seconds, LONGEST_RETRY_SECONDS)
         finally:
-            self._has_built = True
+            self._has_freed = True
             partition.building = ""
             metrics.BUILDS.labels(what, outcome).inc()
             if directory is not None:
@@ -144,6 +144,7 @@ class Life:
 
     async def _publish(self, partition: Partition) -> None:
         self._published_at[partition.collection.uid] = time.monotonic()
+        self._has_freed = True
         with metrics.PUBLISH_SECONDS.time():
             try:
                 await self._write(partition.publish)
