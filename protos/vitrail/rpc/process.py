@@ -47,17 +47,21 @@ def serve_metrics(host: str, port: int) -> int:
     return server.server_port
 
 
-def give_memory_back() -> None:
+def give_memory_back(pieces: int = 1 << 20, free: int = 1 << 20) -> None:
     """Have malloc return what is freed (glibc only).
 
     Left alone it keeps what messages of some megabytes took, in an arena for each thread: a shard kept 1,500 bytes
     for each record that it had been sent.
+
+    Args:
+        pieces: Those of so many bytes and more are taken from the system anew each time; at most 32 MiB.
+        free: So many bytes may lie free at the end of an arena.
     """
     with contextlib.suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL("libc.so.6").mallopt
         mallopt(M_ARENA_MAX, 2)
-        mallopt(M_MMAP_THRESHOLD, 1 << 20)
-        mallopt(M_TRIM_THRESHOLD, 1 << 20)
+        mallopt(M_MMAP_THRESHOLD, pieces)
+        mallopt(M_TRIM_THRESHOLD, free)
 
 
 def trim_memory() -> None:

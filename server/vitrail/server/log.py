@@ -17,7 +17,7 @@ from vitrail.server.store import Heads, Page
 from vitrail.v1.log_pb2 import Catalog, Cursor, FollowRequest, FollowResponse, Reset
 from vitrail.v1.log_pb2_grpc import LogServiceServicer
 
-# Of a message of a megabyte or more, malloc takes every buffer from the system anew (`give_memory_back`).
+# Of a message of a megabyte or more, a shard takes every buffer from the system anew (`give_memory_back`).
 PAGE_BYTES = 1 << 19
 MAX_PAGE_ROWS = 2048
 # While callers search, one that builds leaves them the loop for so long a row, after each page; a row of 1,280
