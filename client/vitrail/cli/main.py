@@ -8,6 +8,7 @@ from vitrail.cli.embed import embed
 from vitrail.cli.index import index
 from vitrail.cli.moving import export, import_
 from vitrail.cli.processes import server, shard
+from vitrail.cli.project import project
 from vitrail.cli.purge import purge
 from vitrail.cli.search import search
 from vitrail.cli.shards import shards
@@ -36,8 +37,9 @@ app.command()(shards)
 app.command()(bench)
 app.add_typer(catalog.app, name="collections")
 
-# Commands that run processes of the cluster (`up`, `server`, `shard`): these import their extras when they run.
+# Commands that run processes of the cluster, or a model: these import their extras when they run.
 app.command()(up)
+app.command()(project)
 app.command()(server)
 app.command()(shard)
 

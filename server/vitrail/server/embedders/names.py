@@ -6,7 +6,7 @@
 | timm/MODEL | a model of timm, without its classifier |
 | torchvision/MODEL[/WEIGHTS] | a model of torchvision, without its classifier |
 | open_clip/MODEL/WEIGHTS | images and texts in one space |
-| file:PATH | a safetensors file that `vitrail train` exported |
+| file:PATH | a safetensors file that `vitrail project` wrote |
 | onnx:PATH | an ONNX file |
 | anything else | what a package offers as an entry point of the group `vitrail.embedders` |
 
@@ -56,7 +56,7 @@ def make(name: str, *, threads: int, precision: Precision = "auto") -> Embedder:
         NoSuchEmbedder: There is none, or it cannot be had here; says what to do.
     """
     base, _, query = name.partition("?")
-    options = _options(name, query)
+    options = options_of(name, query)
     family, slash, model = base.partition("/")
     if base == EfficientNetLite0.name:
         if options.pooling != "native":
@@ -80,7 +80,12 @@ def make(name: str, *, threads: int, precision: Precision = "auto") -> Embedder:
     return _from_entry_point(name, base, threads)
 
 
-def _options(name: str, query: str) -> Options:
+def options_of(name: str, query: str) -> Options:
+    """What stands after the question mark of a name.
+
+    Raises:
+        NoSuchEmbedder: It is not understood.
+    """
     try:
         return Options.model_validate(dict(parse_qsl(query, strict_parsing=bool(query))))
     except ValidationError as error:

@@ -1,0 +1,68 @@
+"""`vitrail project`: from a folder of photos to an embedder that a server takes at once."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.server.images import photo_files
+from typer.testing import CliRunner
+
+from vitrail.cli.main import app
+from vitrail.server.decode import ImageLimits, decode
+from vitrail.server.embedders.efficientnet import EfficientNetLite0
+from vitrail.server.embedders.names import make
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight photos, and one file that is none."""
+    made = tmp_path_factory.mktemp("photos")
+    for name in list(photo_files())[:8]:
+        shutil.copy(photo_files()[name], made)
+    (made / "broken.jpg").write_bytes(b"no photo")
+    return made
+
+
+def test_a_file_that_is_served_at_once(folder: Path, tmp_path: Path) -> None:
+    """It gives the principal components of the default embedder's features, whitened; what is no photo is listed."""
+    out = tmp_path / "model.safetensors"
+    said = CliRunner().invoke(app, ["project", str(folder), "--dimension", "5", "--whiten", "--out", str(out)])
+    assert said.exit_code == 0, said.output
+    assert "broken.jpg" in said.output
+    assert "8 photos" in said.output
+    embedder = make(f"file:{out}", threads=2, precision="full")
+    recipe = embedder.preprocessing
+    assert (embedder.dimension, embedder.normalised, recipe) == (5, False, EfficientNetLite0.own)
+    paths = sorted(path for path in folder.iterdir() if path.name != "broken.jpg")
+    images = [decode(path.read_bytes(), ImageLimits(), recipe.target) for path in paths]
+    vectors = embedder.embed(np.stack([recipe.apply(image) for image in images]))
+    np.testing.assert_allclose(np.cov(vectors.T), np.eye(5), atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (["--dimension", "10"], "9 photos are too few for 10 dimensions"),
+        (["--dimension", "9"], "8 photos that can be decoded are too few for 9 dimensions"),
+        (["--dimension", "2", "--embedder", "onnx:model.onnx"], "only efficientnet-lite0 and models of timm"),
+        (["--dimension", "2", "--embedder", "efficientnet-lite0?fit=round"], "fit"),
+    ],
+    ids=["few-files", "few-photos", "no-file-can-hold-it", "no-such-option"],
+)
+def test_what_cannot_be_fitted(folder: Path, tmp_path: Path, words: list[str], why: str) -> None:
+    """One line says why, and no file is written."""
+    out = tmp_path / "model.safetensors"
+    said = CliRunner().invoke(app, ["project", str(folder), "--out", str(out), *words])
+    assert said.exit_code == 1
+    assert why in said.output
+    assert not out.exists()
+
+
+def test_no_file_is_overwritten(folder: Path, tmp_path: Path) -> None:
+    """A model that some server may embed with stays what it is."""
+    out = tmp_path / "model.safetensors"
+    out.write_bytes(b"a model")
+    said = CliRunner().invoke(app, ["project", str(folder), "--out", str(out), "--dimension", "2"])
+    assert (said.exit_code, out.read_bytes()) == (1, b"a model")
+    assert "exists already" in said.output
