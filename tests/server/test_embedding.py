@@ -133,7 +133,9 @@ async def test_a_device_that_fails_fails_its_own_batch() -> None:
         held, answered = asked(pipeline, 3), asked(pipeline, 4)
         await asyncio.wait([held, answered], return_when=asyncio.FIRST_COMPLETED)
         devices[0].going.set()
-        assert sorted(await answers(held, answered)) in ([(3, 0), (4, 1)], [(3, 1), (4, 0)])
+        done_by = dict(await answers(held, answered))  # either takes both, if it is quick
+        assert done_by.keys() == {3, 4}
+        assert 1 in done_by.values()
 
 
 async def test_without_the_other_devices_the_first_goes_on() -> None:
