@@ -45,11 +45,12 @@ class Life:
         self._build_after = 0.0
         self._retry_seconds = RETRY_SECONDS
         self._published_at: dict[int, float] = {}
-        self._has_freed = False
+        self._freed = asyncio.Event()
 
     async def run(self) -> None:
         """Look after them until cancelled."""
         errands = asyncio.create_task(self._run_errands())
+        giving_back = asyncio.create_task(self._give_back())
         try:
             while not errands.done():
                 for partition in self._partitions:
@@ -57,7 +58,7 @@ class Life:
                 await asyncio.sleep(TICK_SECONDS)
             errands.result()
         finally:
-            tasks = [task for task in (errands, self._building) if task is not None]
+            tasks = [task for task in (errands, giving_back, self._building) if task is not None]
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -86,9 +87,6 @@ class Life:
         """Verify what was opened, and then measure what callers' queries find; one thing at a time, slowly."""
         while True:
             start, cpu, share = time.monotonic(), 0.0, OBSERVING_SHARE
-            if self._has_freed:  # many small pieces: an index that was left behind, or lists that grew meanwhile
-                self._has_freed = False
-                await self._run_behind(trim_memory)
             for partition in self._partitions:
                 if partition.unverified is not None:
                     await self._verify(partition)
@@ -98,6 +96,13 @@ class Life:
                     share = OBSERVING_SHARE_AT_FIRST
             spent = time.monotonic() - start
             await asyncio.sleep(max(TICK_SECONDS, cpu / share - spent))
+
+    async def _give_back(self) -> None:
+        """Return memory that lies free in many small pieces: of an index left behind, or of lists that grew."""
+        while True:
+            await self._freed.wait()
+            self._freed.clear()
+            await self._run_behind(trim_memory)
 
     async def _verify(self, partition: Partition) -> None:
         life = partition.life
@@ -136,7 +141,7 @@ class Life:
             log.error(f"{what} failed", collection=name, why=str(error), again_in=self._retry_seconds)
             self._retry_seconds = min(2 * self._retry_seconds, LONGEST_RETRY_SECONDS)
         finally:
-            self._has_freed = True
+            self._freed.set()
             partition.building = ""
             metrics.BUILDS.labels(what, outcome).inc()
             if directory is not None:
@@ -144,7 +149,7 @@ class Life:
 
     async def _publish(self, partition: Partition) -> None:
         self._published_at[partition.collection.uid] = time.monotonic()
-        self._has_freed = True
+        self._freed.set()
         with metrics.PUBLISH_SECONDS.time():
             try:
                 await self._write(partition.publish)
