@@ -56,6 +56,39 @@ def test_two_embedders_two_collections_one_cluster(start: Start, monkeypatch: py
         assert client.search("padded", like="coffee", top_k=1).coverage.fraction == 1
 
 
+def test_other_weights_under_the_same_name(start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A projection fitted to photos is served from its file; where another one takes its place, both are named."""
+    model = tmp_path / "model.safetensors"
+    monkeypatch.setenv("VITRAIL_EMBEDDERS", f"file:{model}")
+    spaces: list[str] = []
+    for number, chosen in enumerate((sorted(photos()), sorted(photos())[1:])):
+        model.unlink(missing_ok=True)
+        fit(chosen, tmp_path / f"photos-{number}", model)
+        running = start("--shards", "1")
+        with Client(running.address) as client:
+            if not spaces:
+                assert client.create_collection("photos").dimension == 4
+                client.upsert("photos", [Record(id=name, image=image) for name, image in photos().items()])
+                wait_applied(client, "photos")
+                assert client.search("photos", image=photos()["coffee"], top_k=1).hits[0].id == "coffee"
+            spaces.append(client.embed(images=[photos()["coffee"]]).space)
+            if len(spaces) == 2:
+                with pytest.raises(EmbeddingSpaceMismatch) as caught:
+                    client.search("photos", image=photos()["coffee"])
+                assert all(space in str(caught.value) for space in spaces)
+                assert client.search("photos", like="coffee", top_k=1).coverage.fraction == 1
+        running.stop()
+    assert spaces[0] != spaces[1]
+
+
+def fit(names: list[str], folder: Path, model: Path) -> None:
+    """Write an embedder whose vectors have four components of what it makes of some photos."""
+    folder.mkdir()
+    for name in names:
+        photos()[name].save(folder / f"{name}.png")
+    vitrail("project", str(folder), "--dimension", "4", "--out", str(model))
+
+
 def test_words_and_vectors(start: Start, tmp_path: Path) -> None:
     """A text finds what it names, and the answer says how; images and texts come as vectors, bad ones as errors."""
     running = start("--shards", "1")
