@@ -1,0 +1,132 @@
+{{- define "vitrail.pod" -}}
+serviceAccountName: {{ include "vitrail.serviceAccount" . }}
+automountServiceAccountToken: false
+# Of a Service called vitrail Kubernetes would make VITRAIL_PORT=tcp://…
+enableServiceLinks: false
+securityContext:
+  runAsNonRoot: true
+  runAsUser: 10001
+  runAsGroup: 10001
+  fsGroup: 10001
+  fsGroupChangePolicy: OnRootMismatch
+  seccompProfile: {type: RuntimeDefault}
+{{- with .Values.images.pullSecrets }}
+imagePullSecrets:
+  {{- range . }}
+  - name: {{ . }}
+  {{- end }}
+{{- end }}
+{{- end }}
+
+{{- /* Where a pod may run: a list of its values, and whether it has GPUs. */ -}}
+{{- define "vitrail.placement" -}}
+{{- with .nodeSelector }}
+nodeSelector: {{ toYaml . | nindent 2 }}
+{{- end }}
+{{- $tolerations := .tolerations }}
+{{- if (.gpu).count }}
+{{- $tolerations = append $tolerations (dict "key" .gpu.resource "operator" "Exists" "effect" "NoSchedule") }}
+{{- with .gpu.runtimeClass }}
+runtimeClassName: {{ . }}
+{{- end }}
+{{- end }}
+{{- with $tolerations }}
+tolerations: {{ toYaml . | nindent 2 }}
+{{- end }}
+{{- with .priorityClass }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- end }}
+
+{{- /* A list of labels in YAML, and whether two of these pods must not be on one node. */ -}}
+{{- define "vitrail.spread" -}}
+topologySpreadConstraints:
+  - topologyKey: topology.kubernetes.io/zone
+    maxSkew: 1
+    whenUnsatisfiable: ScheduleAnyway
+    nodeTaintsPolicy: Honor
+    labelSelector:
+      matchLabels: {{ index . 0 | nindent 8 }}
+  - topologyKey: kubernetes.io/hostname
+    maxSkew: 1
+    whenUnsatisfiable: {{ index . 1 | ternary "DoNotSchedule" "ScheduleAnyway" }}
+    nodeTaintsPolicy: Honor
+    labelSelector:
+      matchLabels: {{ index . 0 | nindent 8 }}
+{{- end }}
+
+{{- define "vitrail.container" -}}
+securityContext:
+  allowPrivilegeEscalation: false
+  readOnlyRootFilesystem: true
+  capabilities:
+    drop: [ALL]
+{{- end }}
+
+{{- /* What a process of the cluster is told: root, its values, its ports. */ -}}
+{{- define "vitrail.environment" -}}
+{{- $root := index . 0 }}{{ $values := index . 1 -}}
+- name: VITRAIL_HOST
+  valueFrom:
+    fieldRef: {fieldPath: status.podIP}
+- {name: VITRAIL_PORT, value: {{ index . 2 | quote }}}
+- {name: VITRAIL_METRICS_PORT, value: {{ index . 3 | quote }}}
+- {name: VITRAIL_SETTLE_SECONDS, value: {{ $root.Values.life.settle | quote }}}
+- {name: VITRAIL_DRAIN_SECONDS, value: {{ $root.Values.life.drain | quote }}}
+{{- range $name, $value := $values.settings }}
+- {name: VITRAIL_{{ upper $name }}, value: {{ include "vitrail.plain" $value | quote }}}
+{{- end }}
+{{- end }}
+
+{{- /* A number as one writes it: those of values are floats, and large ones print as 3.3e+07. */ -}}
+{{- define "vitrail.plain" -}}
+{{- if and (kindIs "float64" .) (eq . (floor .)) }}{{ int64 . }}{{ else }}{{ . }}{{ end }}
+{{- end }}
+
+{{- define "vitrail.secrets" -}}
+{{- with . }}
+envFrom:
+  {{- range . }}
+  - secretRef: {name: {{ . }}}
+  {{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "vitrail.storeUrl" -}}
+- name: VITRAIL_STORE
+  valueFrom:
+    secretKeyRef: {name: {{ .Values.store.secret.name }}, key: {{ .Values.store.secret.key | quote }}}
+{{- end }}
+
+{{- /* A list of resources and GPUs: as many of these as are wanted are added to the limits. */ -}}
+{{- define "vitrail.resources" -}}
+{{- $resources := deepCopy .resources -}}
+{{- if (.gpu).count }}
+{{- $_ := set $resources "limits" (merge (dict .gpu.resource .gpu.count) ($resources.limits | default dict)) }}
+{{- end -}}
+resources: {{ toYaml $resources | nindent 2 }}
+{{- end }}
+
+{{- /* The three questions of Kubernetes to one port: a list of the port and how often the second may fail. */ -}}
+{{- define "vitrail.probes" -}}
+livenessProbe:
+  grpc: {port: {{ index . 0 }}, service: live}
+  periodSeconds: 10
+  timeoutSeconds: 5
+  failureThreshold: 6
+startupProbe:
+  grpc: {port: {{ index . 0 }}, service: started}
+  periodSeconds: 5
+  timeoutSeconds: 5
+  failureThreshold: {{ index . 1 }}
+readinessProbe:
+  grpc: {port: {{ index . 0 }}}
+  periodSeconds: 2
+  timeoutSeconds: 2
+  failureThreshold: 2
+{{- end }}
+
+{{- define "vitrail.temporary" -}}
+- name: tmp
+  emptyDir: {sizeLimit: 1Gi}
+{{- end }}
