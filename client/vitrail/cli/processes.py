@@ -13,9 +13,16 @@ from vitrail.rpc.errors import VitrailError
 SINGLE_THREADED = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
 """One process a core, one thread a process: left alone, BLAS and OpenMP start one a core in each of them."""
 
-Host = Annotated[str, typer.Option(help="The address to listen on.")]
-Port = Annotated[int, typer.Option(help="The port to listen on; 0 takes a free one.", min=0, max=65535)]
-MetricsPort = Annotated[int, typer.Option(help="Where to serve Prometheus metrics; 0 takes a free port.", min=0)]
+Host = Annotated[str, typer.Option(help="The address to listen on.", envvar="VITRAIL_HOST")]
+Port = Annotated[
+    int, typer.Option(help="The port to listen on; 0 takes a free one.", envvar="VITRAIL_PORT", min=0, max=65535)
+]
+MetricsPort = Annotated[
+    int,
+    typer.Option(
+        help="Where to serve Prometheus metrics; 0 takes a free port.", envvar="VITRAIL_METRICS_PORT", min=0, max=65535
+    ),
+]
 Snapshots = Annotated[
     str,
     typer.Option(
@@ -38,7 +45,8 @@ def server(
         str,
         typer.Option(
             help="Each shard process, replicas included, with commas: HOST:PORT, dns:NAME:PORT for all addresses of a "
-            "name, or file:PATH for the lines of a file."
+            "name, or file:PATH for the lines of a file.",
+            envvar="VITRAIL_SHARDS",
         ),
     ],
     host: Host = "127.0.0.1",
@@ -58,10 +66,14 @@ def server(
 
 
 def shard(
-    index: Annotated[int, typer.Option(help="Which shard this is, from 0.")],
-    count: Annotated[int, typer.Option(help="How many shards there are.")],
-    log: Annotated[str, typer.Option(help="host:port of a coordinator, whose record log is followed.")],
-    data: Annotated[Path, typer.Option(help="Where partitions are kept; may be deleted at any time.")],
+    index: Annotated[int, typer.Option(help="Which shard this is, from 0.", envvar="VITRAIL_INDEX")],
+    count: Annotated[int, typer.Option(help="How many shards there are.", envvar="VITRAIL_COUNT")],
+    log: Annotated[
+        str, typer.Option(help="host:port of a coordinator, whose record log is followed.", envvar="VITRAIL_LOG")
+    ],
+    data: Annotated[
+        Path, typer.Option(help="Where partitions are kept; may be deleted at any time.", envvar="VITRAIL_DATA")
+    ],
     snapshots: Snapshots = "",
     host: Host = "127.0.0.1",
     port: Port = 50061,
