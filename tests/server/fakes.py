@@ -62,6 +62,16 @@ def sample(name: str, **labels: str) -> float:
     return REGISTRY.get_sample_value(name, labels) or 0.0
 
 
+def reported(name: str) -> list[dict[str, str]]:
+    """The labels of all that is reported of a metric, once each."""
+    labels = []
+    for metric in REGISTRY.collect():
+        for each in metric.samples if metric.name == name else ():
+            kept = {key: value for key, value in each.labels.items() if key != "le"}
+            labels += [kept] if kept not in labels else []
+    return labels
+
+
 @contextlib.asynccontextmanager
 async def running(batcher: Batcher[T, R]) -> AsyncIterator[None]:
     """Have a queue emptied until the block ends."""

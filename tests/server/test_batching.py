@@ -93,6 +93,22 @@ class Echo:
         return asyncio.create_task(self.batcher.submit(item, deadline or in_time(), size))
 
 
+async def test_how_long_the_first_waited_is_counted() -> None:
+    """Once a batch, and how much may wait beside it."""
+    echo = Echo(capacity=7)
+    before = {what: sample(f"vitrail_queue_seconds_{what}", queue="test") for what in ("count", "sum")}
+    assert sample("vitrail_queue_capacity_items", queue="test") >= 7
+    async with running(echo.batcher):
+        first = await echo.busy()
+        rest = [echo.submit(item) for item in "bc"]
+        await echo.waits(2)
+        await asyncio.sleep(0.02)
+        echo.free.set()
+        assert await asyncio.gather(first, *rest) == ["A", "B", "C"]
+    assert sample("vitrail_queue_seconds_count", queue="test") - before["count"] == 2
+    assert 0.02 <= sample("vitrail_queue_seconds_sum", queue="test") - before["sum"] < SOON
+
+
 async def test_a_lone_item_goes_at_once() -> None:
     """A free queue waits for nobody: one item is a batch."""
     echo = Echo()

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.server.fakes import FakeShard, eventually, running, sample, serving
+from tests.server.fakes import FakeShard, eventually, reported, running, sample, serving
 from tests.server.test_fanout import Searching
 from vitrail.rpc.deadline import Deadline
 from vitrail.server import topology
@@ -111,6 +111,42 @@ async def test_where_the_budget_is_spent_an_overdue_question_goes_to_another_rep
         question.leave_behind()
         await asyncio.wait_for(answer, 10)
         assert (question.replica, stopped.overdue) == (other, 2)
+
+
+async def test_the_time_of_each_process_is_counted() -> None:
+    """Of one that was left until then, or the slowest would look fast; nothing of one that failed."""
+    slow, fast, dead = replica(), replica(), replica()
+    async with serving(slow, fast):
+        async with serving(dead):
+            here = Searching([slow, fast, dead])
+            await here.topology.probe_all()
+        (shard,) = here.topology.shards
+        by_address = {each.address: each for each in shard.replicas}
+        slow.stop()
+        question = Question(shard, by_address[slow.address], SearchBatchRequest(), 30, Budget())
+        answer = asyncio.create_task(question.answer())
+        await eventually(lambda: slow.requests)
+        await asyncio.sleep(0.05)
+        question.leave_behind()
+        await answer
+        await Question(shard, by_address[dead.address], SearchBatchRequest(), 30, Budget()).answer()
+        assert times(slow, "count") == 1
+        assert 0.05 <= times(slow, "sum") < 5
+        assert times(fast, "count") == 2
+        assert times(dead, "count") == 0
+        slow.go_on()
+        slow.index, slow.shards = 1, 2
+        await here.topology.probe(by_address[slow.address])
+        here.topology.use([slow.address])
+        told = {each["address"] for each in reported("vitrail_replica_seconds")}
+        assert told & {slow.address, fast.address, dead.address} == {slow.address}
+        assert times(slow, "count") == 0
+        await here.topology.close()
+
+
+def times(shard: FakeShard, what: str) -> float:
+    labels = {"layout": str(shard.shards), "shard": str(shard.index), "address": shard.address}
+    return sample(f"vitrail_replica_seconds_{what}", **labels)
 
 
 async def test_one_that_still_catches_up_is_not_asked() -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import gc
+import importlib.metadata
 import logging
 import os
 import signal
@@ -10,15 +11,23 @@ import sys
 from pathlib import Path
 
 import structlog
-from prometheus_client import Gauge, start_http_server
+from prometheus_client import Gauge, disable_created_metrics, start_http_server
 
 PARENT = "VITRAIL_PARENT_PID"
 """Set by whoever starts a process that must not outlive it."""
 
+PROTOCOL = 1
+"""Of what the processes of a cluster say to each other; counts on where a neighbour of before would not understand."""
+
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # malloc.h
 
+# Of version 2, and of version 1.
+CGROUP_LIMITS = [Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes")]
+
 ANONYMOUS = Gauge("vitrail_anonymous_bytes", "Memory of the process that no file backs (Linux).")
+MEMORY = Gauge("vitrail_memory_limit_bytes", "Memory that the process may take (Linux).")
+BUILD = Gauge("vitrail_build_info", "Always 1; what runs stands in the labels.", ["version", "protocol"])
 
 
 def configure_logs(process: str, level: str = "info") -> None:
@@ -42,7 +51,10 @@ def configure_logs(process: str, level: str = "info") -> None:
 
 def serve_metrics(host: str, port: int) -> int:
     """Serve Prometheus text over HTTP from a thread; returns the port."""
+    disable_created_metrics()  # when each series began: as many series again, which nobody asks for
     ANONYMOUS.set_function(anonymous_bytes)
+    MEMORY.set(memory_limit())
+    BUILD.labels(importlib.metadata.version("vitrail"), PROTOCOL).set(1)
     server, _ = start_http_server(port, host)
     return server.server_port
 
@@ -96,6 +108,17 @@ def anonymous_bytes() -> float:
             if line.startswith("RssAnon:"):
                 return 1024.0 * int(line.split()[1])
     return 0.0
+
+
+def memory_limit() -> float:
+    """Bytes that this process may take: what its cgroup says, at most all there are; 0 where nobody says."""
+    limits = []
+    for file in CGROUP_LIMITS:
+        with contextlib.suppress(OSError, ValueError):  # "max"
+            limits.append(float(file.read_text()))
+    with contextlib.suppress(OSError, ValueError):
+        limits.append(float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")))
+    return min(limits, default=0.0)
 
 
 def die_with_parent() -> None:

@@ -110,6 +110,9 @@ class Batcher(Generic[T, R]):
         self._batch_seconds = 0.05
         self._depth = metrics.QUEUE_DEPTH.labels(name)
         self._sizes = metrics.BATCH_SIZE.labels(name)
+        self._waits = metrics.QUEUE_SECONDS.labels(name)
+        self._refused = metrics.REFUSED.labels(name)
+        metrics.QUEUE_CAPACITY.labels(name).inc(capacity)  # embedders have a queue of this name each
 
     async def submit(self, item: T, deadline: Deadline, size: int = 1, *, bulk: bool = False) -> R:
         """Wait for the answer to one item; `bulk` work goes behind everything else.
@@ -119,14 +122,14 @@ class Batcher(Generic[T, R]):
             DeadlineExceeded: The time is over; whatever was not begun by then never will be.
         """
         if (self._interactive or self._bulk) and self._size + size > self._capacity:
-            metrics.REFUSED.labels(self._name).inc()
+            self._refused.inc()
             batches = 1 + self._size / self._limit
             raise ResourceExhausted(f"the {self._name} queue is full", retry_after=batches * self._batch_seconds)
         loop = asyncio.get_running_loop()
         ticket: Ticket[T, R] = Ticket(item, size, deadline, loop.create_future())
         (self._bulk if bulk else self._interactive).append(ticket)
         self._size += size
-        self._depth.set(self._size)
+        self._depth.inc(size)
         self._arrived.set()
         overdue = DeadlineExceeded(f"no time left in the {self._name} queue")
         timer = loop.call_later(deadline.remaining, ticket.fail, overdue)
@@ -158,8 +161,11 @@ class Batcher(Generic[T, R]):
         now = time.monotonic()
         waiting, limit = self._turn(now)
         batch, skipped = take_batch(waiting, limit, now)
-        self._size -= sum(ticket.size for ticket in (*batch, *skipped))
-        self._depth.set(self._size)
+        left = sum(ticket.size for ticket in (*batch, *skipped))
+        self._size -= left
+        self._depth.dec(left)
+        if batch:
+            self._waits.observe(now - batch[0].queued)
         if not self._interactive and not self._bulk:
             self._arrived.clear()
         return batch

@@ -5,7 +5,7 @@ from functools import partial
 
 from vitrail.rpc.errors import FailedPrecondition, InvalidArgument, NotFound
 from vitrail.rpc.server import Context
-from vitrail.server import metrics, validate
+from vitrail.server import validate
 from vitrail.server.deadlines import deadline_of
 from vitrail.server.digests import Held, ask
 from vitrail.server.embedding import Pipelines
@@ -106,8 +106,6 @@ class CollectionService(CollectionServiceServicer):
         validate.collection_name(request.name)  # all versions go, so that it is not one that is named
         collection = self._journal.catalog.get(request.name, field="name")
         await self._journal.change_catalog(self._journal.store.delete_collection, collection.uid)
-        for gauge in (metrics.RECORDS, metrics.SEQ):
-            gauge.remove_by_labels({"collection": request.name})
         return DeleteCollectionResponse()
 
     async def GetCollectionStats(  # noqa: N802

@@ -59,6 +59,7 @@ class Device:
     def __init__(self, number: int) -> None:
         self.thread = ThreadPoolExecutor(1, f"embed-{number}")
         self.free = asyncio.Lock()
+        self.busy = metrics.DEVICE_SECONDS.labels(number)
 
 
 class Workers:
@@ -89,6 +90,7 @@ class Pipeline:
         self._limits = limits
         self._capacity = capacity
         self._in_decoding = 0
+        self._refused = metrics.REFUSED.labels("decode")
         self._loaded = asyncio.Event()
         self.batcher: Batcher[Pixels, _Vector] = Batcher(
             "embed",
@@ -128,7 +130,7 @@ class Pipeline:
             DeadlineExceeded: The time is over.
         """
         if self._in_decoding >= self._capacity:
-            metrics.REFUSED.labels("decode").inc()
+            self._refused.inc()
             raise ResourceExhausted("too many images wait to be decoded", retry_after=1.0)
         self._in_decoding += 1
         start = time.monotonic()
@@ -194,6 +196,7 @@ class Pipeline:
         vectors = await asyncio.get_running_loop().run_in_executor(device.thread, embedded)
         seconds = time.monotonic() - start
         self._loaded.set()
+        device.busy.inc(seconds)
         metrics.EMBEDDER_LOADED.set(1)
         metrics.IMAGES_EMBEDDED.inc(len(tickets))
         for ticket, vector in zip(tickets, vectors, strict=True):

@@ -122,15 +122,19 @@ class Question:
         self._asked.append(replica)
         replica.outstanding += 1
         call = asyncio.ensure_future(_call(replica, self._request, self._deadline.remaining))
-        call.add_done_callback(partial(self._ended, replica))
+        call.add_done_callback(partial(self._ended, replica, time.monotonic()))
         self._calls[call] = replica
 
-    def _ended(self, replica: Replica, call: asyncio.Task[SearchBatchResponse]) -> None:
+    def _ended(self, replica: Replica, start: float, call: asyncio.Task[SearchBatchResponse]) -> None:
         replica.outstanding -= 1
-        if not call.cancelled() and call.exception() is None:
+        answered = not call.cancelled() and call.exception() is None
+        # The first that was left would have taken longer; how long a failure took, or a second that was, says nothing.
+        if answered or (call.cancelled() and replica is self._first):
+            replica.took(time.monotonic() - start)
+        if answered:
             replica.heard_at = time.monotonic()
-        if self._left_behind.done() and not call.cancelled() and call.exception() is None:  # late, but it did answer
-            replica.overdue = max(0, replica.overdue - 1)
+            if self._left_behind.done():  # late, but it did answer
+                replica.overdue = max(0, replica.overdue - 1)
 
     def _won(self, winner: Replica, seconds: float) -> None:
         self.replica = winner

@@ -17,7 +17,6 @@ from vitrail.rpc.process import (
     share_the_interpreter,
 )
 from vitrail.rpc.server import Server, wait_for_signal
-from vitrail.server import metrics
 from vitrail.server.cluster import ClusterService
 from vitrail.server.collections import CollectionService
 from vitrail.server.config import Config
@@ -33,6 +32,7 @@ from vitrail.server.purging import Purging
 from vitrail.server.quarantine import Quarantine
 from vitrail.server.queries import Queries
 from vitrail.server.records import RecordService
+from vitrail.server.reporting import Reporting
 from vitrail.server.service import SearchService
 from vitrail.server.store import Store
 from vitrail.server.topology import Topology
@@ -45,7 +45,6 @@ from vitrail.v1.search_pb2_grpc import add_SearchServiceServicer_to_server
 
 log = structlog.get_logger()
 
-REPORT_SECONDS = 5.0
 # The longest that a coordinator waits for shards before it asks for traffic.
 READY_SECONDS = 5.0
 # What malloc may keep for the layers of a model: from the system, with 4,900 page faults an image, embedding in bulk
@@ -143,7 +142,7 @@ async def _parts(
         pipelines.run(),
         journal.batcher.run(),
         purging.run(),
-        _report(journal),
+        Reporting(journal, topology).run(),
     ]
     if journal.store.is_shared:
         work.append(journal.watch(topology.catalog))
@@ -171,15 +170,3 @@ async def _load_catalog(journal: Journal, topology: Topology, sources: Sequence[
             raise
         log.warning("the store is away: searching what the shards hold")
         journal.catalog.replace(seq, collections, wanted_shards=0)
-
-
-async def _report(journal: Journal) -> None:
-    """Keep the gauges of the store current."""
-    while True:
-        with contextlib.suppress(Unavailable):  # whoever writes hears of it
-            heads = await journal.read(journal.store.heads)
-            for collection in journal.catalog.serving():
-                records, seq = heads.collections.get(collection.uid, (0, 0))
-                metrics.RECORDS.labels(collection.name).set(records)
-                metrics.SEQ.labels(collection.name).set(seq)
-        await asyncio.sleep(REPORT_SECONDS)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import grpc
 import structlog
+from prometheus_client import Histogram
 
 from vitrail.rpc.channel import CLIENT_OPTIONS
 from vitrail.server import metrics
@@ -73,6 +74,7 @@ class Replica:
     diverged: dict[int, Diverged] = field(default_factory=dict)
     """By collection uid, where it held other records than the store: it is quarantined while there are any."""
     stub: "ShardServiceAsyncStub" = field(init=False)
+    _times: Histogram | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self.stub = ShardServiceStub(self.channel)
@@ -111,7 +113,12 @@ class Replica:
     def heard(self, status: GetStatusResponse) -> None:
         """Take what it says of itself."""
         self.heard_at = time.monotonic()
-        self.status = status
+        before, self.status = self.place, status
+        if self.place != before:
+            self.forget_times()
+            if self.place:
+                shard, shards = self.place
+                self._times = metrics.REPLICA_SECONDS.labels(shards, shard, self.address)
         self.records = {
             partition.collection_uid: partition.records
             for partition in status.partitions
@@ -125,6 +132,15 @@ class Replica:
         self.is_settled = all(map(self.is_settled_in, status.collections))
         self.failure = QUARANTINED if self.diverged else "" if status.ready else CATCHING_UP
         self.overdue = 0
+
+    def took(self, seconds: float) -> None:
+        """Count the time of an answer."""
+        if self._times is not None:
+            self._times.observe(seconds)
+
+    def forget_times(self) -> None:
+        self._times = None
+        metrics.REPLICA_SECONDS.remove_by_labels({"address": self.address})
 
     def diverge(self, uid: int, diverged: Diverged) -> None:
         """Quarantine it."""
@@ -284,7 +300,7 @@ class Topology:
                 log.info("found a shard", address=replica.address, shard=status.shard, shards=status.shards)
             replica.heard(status)
         self._arrange()
-        metrics.REPLICA_REACHABLE.labels(replica.address).set(replica.failure in ("", QUARANTINED))
+        metrics.REPLICA_REACHABLE.labels(replica.address).set(replica.answers)
         metrics.REPLICA_QUARANTINED.labels(replica.address).set(bool(replica.diverged))
 
     async def close(self) -> None:
@@ -304,6 +320,7 @@ class Topology:
         closing.add_done_callback(self._closing.discard)
         for gauge in (metrics.REPLICA_REACHABLE, metrics.REPLICA_QUARANTINED):
             gauge.remove(replica.address)
+        replica.forget_times()
 
     async def _probe_for_ever(self, replica: Replica) -> None:
         while True:

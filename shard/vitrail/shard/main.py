@@ -18,6 +18,7 @@ from vitrail.rpc.process import (
     share_the_interpreter,
 )
 from vitrail.rpc.server import Server, wait_for_signal
+from vitrail.shard import metrics
 from vitrail.shard.config import Config
 from vitrail.shard.follow import Follower
 from vitrail.shard.index import find_device, use_one_thread
@@ -66,6 +67,7 @@ async def _serve_partitions(config: Config, writer: ThreadPoolExecutor, channel:
     snapshots = Snapshots(config.snapshots, config.data, partitions, writer) if config.snapshots else None
     follower = Follower(partitions, channel, writer, snapshots)
     life = Life(partitions, writer, follower.rebuild)
+    metrics.watch_disk(config.data)
     metrics_port = serve_metrics(config.host, config.metrics_port)
     server = Server(config.host, config.port, reuse_port=config.reuse_port)
     service = ShardService(config, partitions, follower, metrics_port)

@@ -1,6 +1,8 @@
 """Every metric of the shard. The standard `grpc_server_*` ones stand in vitrail.rpc.server."""
 
 import contextlib
+import shutil
+from pathlib import Path
 
 from prometheus_client import Counter, Gauge, Histogram
 
@@ -10,6 +12,7 @@ SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 SEARCH_SECONDS = Histogram("vitrail_search_seconds", "Time in the index, a group of queries.", buckets=SECONDS)
+SEARCH_WAIT_SECONDS = Histogram("vitrail_search_wait_seconds", "Time that a group waited for it.", buckets=SECONDS)
 SEARCH_QUERIES = Histogram("vitrail_search_batch_queries", "Queries in one batch.", buckets=SIZES)
 EXPIRED = Counter("vitrail_search_expired", "Groups that nobody waited for any more.")
 
@@ -29,6 +32,7 @@ BUILDING = Gauge("vitrail_partition_building", "1 while an index is trained or r
 BEHIND = Gauge("vitrail_partition_in_trouble", "1 while rows cannot be written, as on a full disk.", ["collection_uid"])
 DEAD = Gauge("vitrail_partition_dead_rows", "Rows deleted or replaced that still take room.", ["collection_uid"])
 RECALL = Gauge("vitrail_partition_recall_ratio", "Recall@10 of searches by default, measured.", ["collection_uid"])
+TARGET = Gauge("vitrail_partition_recall_target_ratio", "What searches by default are to reach.", ["collection_uid"])
 SAMPLES = Gauge(
     "vitrail_partition_recall_samples", "Queries of callers that recall was measured on.", ["collection_uid"]
 )
@@ -38,7 +42,16 @@ SNAPSHOTS = Counter("vitrail_snapshots", "Snapshots that were written or read, b
 SNAPSHOT_BYTES = Counter("vitrail_snapshot_bytes", "Bytes of chunks that were written or read.", ["what"])
 REBUILDS = Counter("vitrail_partition_rebuilds", "Partitions that were deleted because they could not be used.")
 
-OF_PARTITION = (RECORDS, TAIL, SEQ, REACHED, HEAD, TRAINED, BUILDING, BEHIND, DEAD, RECALL, SAMPLES)
+OF_PARTITION = (RECORDS, TAIL, SEQ, REACHED, HEAD, TRAINED, BUILDING, BEHIND, DEAD, RECALL, TARGET, SAMPLES)
+
+DISK_FREE = Gauge("vitrail_disk_free_bytes", "Room left where partitions are kept.")
+DISK = Gauge("vitrail_disk_bytes", "Room where partitions are kept, taken or not.")
+
+
+def watch_disk(data: Path) -> None:
+    """Tell of the disk that a directory lies on, whenever metrics are read."""
+    DISK_FREE.set_function(lambda: shutil.disk_usage(data).free)
+    DISK.set_function(lambda: shutil.disk_usage(data).total)
 
 
 def report(partition: Partition) -> None:
@@ -55,6 +68,7 @@ def report(partition: Partition) -> None:
     DEAD.labels(uid).set(partition.dead)
     if (curve := partition.curve) is not None:
         RECALL.labels(uid).set(curve.at(partition.setting()))
+        TARGET.labels(uid).set(partition.target)
         SAMPLES.labels(uid).set(curve.real_samples)
 
 

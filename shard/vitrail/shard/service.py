@@ -129,6 +129,7 @@ class ShardService(ShardServiceServicer):
         if start - arrived > group.timeout:
             metrics.EXPIRED.inc()
             return GroupResult(error="expired")
+        metrics.SEARCH_WAIT_SECONDS.observe(start - arrived)
         queries, view = vectors.from_bytes(group.vectors, partition.dimension), partition.view
         try:
             found = partition.search(
