@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := server shard client protos tests scripts
 
-.PHONY: demo test test-long check protos release-protos up bench bench-embed clean
+.PHONY: demo test test-long check protos dashboards release-protos up bench bench-embed clean
 
 demo: $(VENV)/installed
 	$(BIN)/python -m vitrail.cli.demo $(if $(IMAGES),--images "$(IMAGES)")
@@ -27,10 +27,14 @@ check: $(VENV)/installed-dev
 	$(BIN)/buf format --diff --exit-code
 	$(BIN)/buf breaking --against protos/released.binpb
 	$(BIN)/python scripts/protos.py
+	$(BIN)/python scripts/dashboards.py
 
 protos: $(VENV)/installed-dev
 	$(BIN)/buf format --write
 	$(BIN)/python scripts/protos.py --write
+
+dashboards: $(VENV)/installed-dev
+	$(BIN)/python scripts/dashboards.py --write
 
 release-protos: $(VENV)/installed-dev
 	$(BIN)/buf build --output protos/released.binpb
