@@ -38,21 +38,21 @@ priorityClassName: {{ . }}
 {{- end }}
 {{- end }}
 
-{{- /* A list of labels in YAML, and whether two of these pods must not be on one node. */ -}}
+{{- /* By zone where it can be, and by node: a list of labels in YAML, and whether no two of these pods may share one. */ -}}
 {{- define "vitrail.spread" -}}
 topologySpreadConstraints:
-  - topologyKey: topology.kubernetes.io/zone
+{{- range list "topology.kubernetes.io/zone" "kubernetes.io/hostname" }}
+  - topologyKey: {{ . }}
     maxSkew: 1
-    whenUnsatisfiable: ScheduleAnyway
+    whenUnsatisfiable: {{ ternary "DoNotSchedule" "ScheduleAnyway" (and (index $ 1) (hasPrefix "kubernetes.io" .)) }}
     nodeTaintsPolicy: Honor
     labelSelector:
-      matchLabels: {{ index . 0 | nindent 8 }}
-  - topologyKey: kubernetes.io/hostname
-    maxSkew: 1
-    whenUnsatisfiable: {{ index . 1 | ternary "DoNotSchedule" "ScheduleAnyway" }}
-    nodeTaintsPolicy: Honor
-    labelSelector:
-      matchLabels: {{ index . 0 | nindent 8 }}
+      matchLabels: {{ index $ 0 | nindent 8 }}
+    {{- if not (index $ 1) }}
+    # Those of another version are on their way out.
+    matchLabelKeys: [pod-template-hash]
+    {{- end }}
+{{- end }}
 {{- end }}
 
 {{- define "vitrail.container" -}}
@@ -98,9 +98,12 @@ envFrom:
     secretKeyRef: {name: {{ .Values.store.secret.name }}, key: {{ .Values.store.secret.key | quote }}}
 {{- end }}
 
-{{- /* A list of resources and GPUs: as many of these as are wanted are added to the limits. */ -}}
+{{- /* What the values ask for, with the GPUs, and with the node's disk where it takes much of that. */ -}}
 {{- define "vitrail.resources" -}}
 {{- $resources := deepCopy .resources -}}
+{{- if eq (dig "storage" "type" "" .) "ephemeral" }}
+{{- $_ := set $resources.requests "ephemeral-storage" .storage.size }}
+{{- end -}}
 {{- if (.gpu).count }}
 {{- $_ := set $resources "limits" (merge (dict .gpu.resource .gpu.count) ($resources.limits | default dict)) }}
 {{- end -}}
