@@ -93,6 +93,16 @@ def test_notes_name_what_there_is() -> None:
     assert "shards: [" not in notes[""]
 
 
+def test_values_in_the_documentation_are_taken() -> None:
+    """Each piece of a values file that docs/kubernetes.md shows renders as it stands."""
+    text = (CHART.parents[1] / "docs/kubernetes.md").read_text()
+    pieces = [yaml.safe_load(piece) for piece in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)]
+    of_chart = [piece for piece in pieces if "rules" not in piece]  # those are prometheus-adapter's
+    assert len(of_chart) >= 3
+    for piece in of_chart:
+        assert render(piece) != list(objects(""))
+
+
 def test_the_schema_takes_nothing_that_it_does_not_name() -> None:
     """Each object is closed, or one whose keys are the user's, with values of one type."""
     schema = json.loads((CHART / "values.schema.json").read_text())
