@@ -9,12 +9,12 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from grafana_foundation_sdk.builders.common import VizLegendOptions
+from grafana_foundation_sdk.builders.common import ScaleDistributionConfig, VizLegendOptions
 from grafana_foundation_sdk.builders.dashboard import Dashboard, DatasourceVariable, QueryVariable, Row
 from grafana_foundation_sdk.builders.prometheus import Dataquery
 from grafana_foundation_sdk.builders.timeseries import Panel
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
-from grafana_foundation_sdk.models.common import LegendDisplayMode, LegendPlacement
+from grafana_foundation_sdk.models.common import LegendDisplayMode, LegendPlacement, ScaleDistribution
 from grafana_foundation_sdk.models.dashboard import DashboardCursorSync, DataSourceRef, VariableRefresh
 
 FILE = Path(__file__).resolve().parent.parent / "deploy" / "chart" / "files" / "dashboards" / "vitrail.json"
@@ -313,7 +313,11 @@ def dashboard() -> str:
 def _panel(shown: Shown) -> Panel:
     legend = VizLegendOptions().show_legend(True).display_mode(LegendDisplayMode.LIST).placement(LegendPlacement.BOTTOM)
     panel = Panel().title(shown.title).description(shown.description).unit(shown.unit).datasource(SOURCE)
-    panel.min(0).fill_opacity(5).span(8).height(8).legend(legend)
+    panel.fill_opacity(5).span(8).height(8).legend(legend)
+    if shown.unit == "s":  # what takes seconds must not hide what takes milliseconds
+        panel.scale_distribution(ScaleDistributionConfig().type(ScaleDistribution.LOG).log(10))
+    else:
+        panel.min(0)
     for letter, (line, expression) in zip("ABC", shown.queries.items(), strict=False):
         panel.with_target(Dataquery().ref_id(letter).expr(expression).legend_format(line).datasource(SOURCE))
     return panel

@@ -1,6 +1,7 @@
 """The dashboard: that its queries are queries, of metrics that there are, and what is drawn of them."""
 
 import importlib
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -50,8 +51,10 @@ def test_what_was_answered_is_drawn(tmp_path: Path) -> None:
     answers = ask_all(answer, 1000.0, 1060.0, rates_over="10s")
     assert [each.panel for each in answers] == panels()
     refused = next(each for each in answers if each.panel.title == "Refused calls")
-    assert [line.name for line in refused.lines] == ["embed"]
-    draw(answers, tmp_path / "all.png", "All", [Mark(1010.0, 1020.0, "a fault")])
+    [line] = refused.lines
+    assert line.name == "embed"
+    assert [math.isfinite(value) for value in line.values] == [True, False, False]  # a gap is no line
+    draw(answers, tmp_path / "all.png", "All", 1000.0, [Mark(1010.0, 1020.0, "a fault")])
     with Image.open(tmp_path / "all.png") as picture:
         assert picture.width == 1080
 

@@ -28,8 +28,10 @@ from vitrail.client import Client, CollectionStats, Record, VitrailError
 
 SHARDS, REPLICAS = 2, 2
 ROWS, DIMENSION, CLUSTERS = 20_000, 64, 200
-CALM, STANDS, FLOODS = 30.0, 30.0, 20.0
-"""Seconds before, between and after faults; that one replica stands still; that photos flood in."""
+CALM, SLOW, FLOODS = 30.0, 30.0, 20.0
+"""Seconds before, between and after faults; that one replica is slow; that photos flood in."""
+STOPPED, GOING = 0.15, 0.05
+"""Seconds, in turns, of the one that is slow."""
 ALERT_SECONDS = 120.0
 FLOODING, QUEUE = 24, 8
 """Callers of the flood, and how much may wait in a queue."""
@@ -70,8 +72,8 @@ def watch(cluster: Running, directory: Path, out: Path) -> None:
     happened = "; ".join(f"{mark.begin - begin:.0f} to {mark.end - begin:.0f} s: {mark.what}" for mark in marks)
     title = f"{SHARDS} shards of {REPLICAS} replicas on {described()}\n{happened}"
     half = next(number for number, each in enumerate(answers) if each.panel.row == "Is it right?")
-    draw(answers[:half], out / "watching-1.png", title, marks)
-    draw(answers[half:], out / "watching-2.png", title, marks)
+    draw(answers[:half], out / "watching-1.png", title, begin, marks)
+    draw(answers[half:], out / "watching-2.png", title, begin, marks)
 
 
 def clustered() -> Vectors:
@@ -105,8 +107,12 @@ def pods(stats: CollectionStats) -> list[Pod]:
 def faults(cluster: Running, stats: CollectionStats, prometheus: Prometheus) -> list[Mark]:
     """What happens to the cluster, one thing after another."""
     marks: list[Mark] = []
-    with happening(marks, "a replica of shard 1 stands still"), standing(cluster, stats, 1, 1):
-        time.sleep(STANDS)
+    with happening(marks, "a replica of shard 1 is slow"):
+        until = time.monotonic() + SLOW
+        while time.monotonic() < until:
+            with standing(cluster, stats, 1, 1):
+                time.sleep(STOPPED)
+            time.sleep(GOING)
     time.sleep(CALM)
     with happening(marks, "shard 0 stands still until its alert fires"), standing(cluster, stats, 0, REPLICAS):
         eventually(lambda: "VitrailShardMissing" in prometheus.firing(), ALERT_SECONDS)
