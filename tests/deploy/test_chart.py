@@ -13,7 +13,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from tests.deploy.rendering import CHART, GIVEN, RELEASE, objects, of_kind, render, values
+from tests.deploy.rendering import CHART, GIVEN, RELEASE, Object, objects, of_kind, render, values
 
 KUBERNETES = ("1.29", "1.33", "1.37")
 CUSTOM = {"ServiceMonitor", "PrometheusRule"}
@@ -36,6 +36,23 @@ def test_objects_are_those_of_kubernetes(given: str, kubernetes: str) -> None:
     for each in objects(given):
         if each["kind"] not in CUSTOM:
             kubernetes_validate.validate(each, kubernetes, strict=True)
+
+
+def test_words_stay_words() -> None:
+    """Names that YAML would read as something else are still those that were given."""
+    names: Object = {
+        "store": {"secret": {"name": "1", "key": "2"}},
+        "images": {"pullSecrets": ["3"], "tag": "4"},
+        "shard": {
+            "secrets": ["5"],
+            "priorityClass": "6",
+            "storage": {"class": "7"},
+            "gpu": {"count": 1, "runtimeClass": "8"},
+        },
+        "serviceAccount": {"name": "9"},
+    }
+    for each in render(names, release="true"):
+        kubernetes_validate.validate(each, KUBERNETES[0], strict=True)
 
 
 @pytest.mark.parametrize("given", GIVEN)

@@ -7,7 +7,7 @@ import yaml
 
 from tests.deploy.rendering import CHART, GIVEN, Object, objects, of_kind, render, selects, values, workloads
 
-CODES = {"grpc": {"coordinator": 50051, "shard": 50061}, "metrics": {"coordinator": 9090, "shard": 9091}}
+PORTS = {"grpc": {"coordinator": 50051, "shard": 50061}, "metrics": {"coordinator": 9090, "shard": 9091}}
 
 
 @pytest.mark.parametrize("given", GIVEN)
@@ -68,7 +68,7 @@ def test_probes_ask_three_questions(given: str) -> None:
         if not each.serves:
             assert not [name for name in each.container if name.endswith("Probe")]
             continue
-        port = CODES["grpc"][each.component]
+        port = PORTS["grpc"][each.component]
         assert each.environment["VITRAIL_PORT"] == str(port)
         assert each.container["livenessProbe"]["grpc"] == {"port": port, "service": "live"}
         assert each.container["startupProbe"]["grpc"] == {"port": port, "service": "started"}
@@ -111,7 +111,7 @@ def test_services_lead_to_ports_of_containers(given: str) -> None:
         for each in selected:
             ports = {port["name"]: port["containerPort"] for port in each.container["ports"]}
             for port in spec["ports"]:
-                assert ports[port["targetPort"]] == port["port"] == CODES[port["name"]][component]
+                assert ports[port["targetPort"]] == port["port"] == PORTS[port["name"]][component]
             assert str(ports["metrics"]) == each.environment["VITRAIL_METRICS_PORT"]
 
 

@@ -55,7 +55,7 @@ def test_wrong_values(given: Object, why: str) -> None:
     assert why in str(refused.value)
 
 
-@pytest.mark.parametrize("release", ["r" * 31, "a.b"])
+@pytest.mark.parametrize("release", ["r" * 31, "a.b", "1a"])
 def test_wrong_names_of_releases(release: str) -> None:
     """A name that no Service could have, or that makes others too long, is refused as such."""
     with pytest.raises(helm_python.HelmRenderError, match="the release's name"):

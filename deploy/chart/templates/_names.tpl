@@ -1,6 +1,6 @@
 {{- define "vitrail.selector" -}}
 app.kubernetes.io/name: vitrail
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end }}
 
 {{- /* Of pods: nothing that changes with the chart alone, since pods are replaced when their labels change. */ -}}

@@ -1,5 +1,5 @@
 {{- define "vitrail.pod" -}}
-serviceAccountName: {{ include "vitrail.serviceAccount" . }}
+serviceAccountName: {{ include "vitrail.serviceAccount" . | quote }}
 automountServiceAccountToken: false
 # Of a Service called vitrail Kubernetes would make VITRAIL_PORT=tcp://…
 enableServiceLinks: false
@@ -13,12 +13,12 @@ securityContext:
 {{- with .Values.images.pullSecrets }}
 imagePullSecrets:
   {{- range . }}
-  - name: {{ . }}
+  - name: {{ . | quote }}
   {{- end }}
 {{- end }}
 {{- end }}
 
-{{- /* Where a pod may run: a list of its values, and whether it has GPUs. */ -}}
+{{- /* Where a pod may run: of its values. */ -}}
 {{- define "vitrail.placement" -}}
 {{- with .nodeSelector }}
 nodeSelector: {{ toYaml . | nindent 2 }}
@@ -27,14 +27,14 @@ nodeSelector: {{ toYaml . | nindent 2 }}
 {{- if (.gpu).count }}
 {{- $tolerations = append $tolerations (dict "key" .gpu.resource "operator" "Exists" "effect" "NoSchedule") }}
 {{- with .gpu.runtimeClass }}
-runtimeClassName: {{ . }}
+runtimeClassName: {{ . | quote }}
 {{- end }}
 {{- end }}
 {{- with $tolerations }}
 tolerations: {{ toYaml . | nindent 2 }}
 {{- end }}
 {{- with .priorityClass }}
-priorityClassName: {{ . }}
+priorityClassName: {{ . | quote }}
 {{- end }}
 {{- end }}
 
@@ -87,7 +87,7 @@ securityContext:
 {{- with . }}
 envFrom:
   {{- range . }}
-  - secretRef: {name: {{ . }}}
+  - secretRef: {name: {{ . | quote }}}
   {{- end }}
 {{- end }}
 {{- end }}
@@ -95,7 +95,7 @@ envFrom:
 {{- define "vitrail.storeUrl" -}}
 - name: VITRAIL_STORE
   valueFrom:
-    secretKeyRef: {name: {{ .Values.store.secret.name }}, key: {{ .Values.store.secret.key | quote }}}
+    secretKeyRef: {name: {{ .Values.store.secret.name | quote }}, key: {{ .Values.store.secret.key | quote }}}
 {{- end }}
 
 {{- /* What the values ask for, with the GPUs, and with the node's disk where it takes much of that. */ -}}
@@ -124,9 +124,9 @@ startupProbe:
   failureThreshold: {{ index . 1 }}
 readinessProbe:
   grpc: {port: {{ index . 0 }}}
-  periodSeconds: 2
-  timeoutSeconds: 2
-  failureThreshold: 2
+  periodSeconds: 5
+  timeoutSeconds: 5
+  failureThreshold: 3
 {{- end }}
 
 {{- define "vitrail.temporary" -}}
