@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := server shard client protos tests scripts
 
-.PHONY: demo test test-long check protos dashboards release-protos up bench bench-embed clean
+.PHONY: demo test test-long stand check protos dashboards release-protos up bench bench-embed clean
 
 demo: $(VENV)/installed
 	$(BIN)/python -m vitrail.cli.demo $(if $(IMAGES),--images "$(IMAGES)")
@@ -17,6 +17,9 @@ test: $(VENV)/installed-dev
 
 test-long: $(VENV)/installed-dev
 	$(BIN)/python -m tests.long.faults --out docs/faults.md $(ARGS)
+
+stand: $(VENV)/installed-dev
+	$(BIN)/python -m tests.stand.main --out docs/stand.md $(ARGS)
 
 check: $(VENV)/installed-dev
 	$(BIN)/ruff format --check $(SOURCES)
