@@ -95,7 +95,7 @@ def ask_all(query_range: QueryRange, begin: float, end: float, *, rates_over: st
         AssertionError: Some have no data; which ones.
     """
     answers, without = [], []
-    step = (end - begin) / STEPS
+    step = max(1.0, (end - begin) / STEPS)
     for panel in panels():
         lines: list[Line] = []
         for query in panel.queries:
