@@ -21,8 +21,6 @@ OF_COMMANDS = {"VITRAIL_ADDRESS"}
 """What a user's commands in a container read."""
 OF_ONE_MACHINE = {"VITRAIL_REUSE_PORT"}
 """What only `vitrail up` sets."""
-TO_COME = {"VITRAIL_MIGRATE", "VITRAIL_SETTLE_SECONDS", "VITRAIL_CONNECTION_SECONDS"}
-"""What the chart tells before processes read it; remove this once they do."""
 ELSEWHERE = {"VITRAIL_HOST": "10.1.2.3", "VITRAIL_STORE": "postgresql://user@host/name", "VITRAIL_THREADS": "2"}
 """What Kubernetes takes from the pod and from the Secret."""
 
@@ -30,8 +28,7 @@ ELSEWHERE = {"VITRAIL_HOST": "10.1.2.3", "VITRAIL_STORE": "postgresql://user@hos
 def _told(workload: Workload) -> dict[str, str]:
     """The environment that Vitrail reads in a container."""
     told = {name: value for name, value in workload.environment.items() if name.startswith("VITRAIL_")}
-    unread = TO_COME - (_names(CONFIGS[workload.component]) if workload.component in CONFIGS else set())
-    return {name: ELSEWHERE.get(name, value) for name, value in told.items() if name not in unread}
+    return {name: ELSEWHERE.get(name, value) for name, value in told.items()}
 
 
 def _names(config: type[BaseSettings]) -> set[str]:

@@ -1,7 +1,7 @@
 """A server with one method of each kind, which fails as it is told."""
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import grpc
@@ -20,6 +20,8 @@ class Echo:
         self.error: Exception | None = None
         self.registry = CollectorRegistry()
         self.address = ""
+        self.on_call: Callable[[str], object] = lambda peer: None
+        """Told where each unary call comes from."""
 
     def fail(self) -> None:
         if self.error is not None:
@@ -27,6 +29,7 @@ class Echo:
 
     async def unary(self, request: bytes, context: Context) -> bytes:
         self.fail()
+        self.on_call(context.peer())
         return request
 
     async def gather(self, requests: AsyncIterator[bytes], context: Context) -> bytes:
@@ -86,10 +89,10 @@ async def call(channel: grpc.aio.Channel, method: str) -> bytes:
 
 
 @contextlib.asynccontextmanager
-async def serving() -> AsyncIterator[tuple[Echo, Server]]:
+async def serving(connection_seconds: float = 0.0) -> AsyncIterator[tuple[Echo, Server]]:
     """The server of `Echo`, on a free port until the block ends."""
     echo = Echo()
-    server = Server("127.0.0.1", 0, registry=echo.registry)
+    server = Server("127.0.0.1", 0, connection_seconds=connection_seconds, registry=echo.registry)
     server.add(echo.register, echo, SERVICE)
     # Only the name of one that reflection can describe.
     server.add(lambda *_: None, None, SEARCH.services_by_name["SearchService"].full_name)

@@ -1,6 +1,8 @@
 """What every server has: health, reflection, metrics, and errors that become status codes."""
 
 import asyncio
+import os
+import signal
 import socket
 import urllib.request
 from typing import Any
@@ -11,11 +13,11 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from prometheus_client import CollectorRegistry
 
-from tests.rpc.fakes import SERVICE, Echo, call
+from tests.rpc.fakes import SERVICE, Echo, call, serving
 from tests.server.fakes import eventually
 from vitrail.rpc.errors import InvalidArgument, ResourceExhausted
 from vitrail.rpc.process import serve_metrics
-from vitrail.rpc.server import Server
+from vitrail.rpc.server import Server, wait_for_signal
 
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 
@@ -125,6 +127,67 @@ async def test_health_says_whether_a_server_wants_traffic(
     assert (await stub.Check(request)).status == SERVING
     await server.set_serving(False)
     assert (await stub.Check(request)).status == NOT_SERVING
+
+
+async def test_health_tells_alive_and_started_from_serving() -> None:
+    """Three names: `live` from the first moment to the last, `started` from when that was said, whatever comes."""
+    server = Server("127.0.0.1", 0, registry=CollectorRegistry())
+    await server.set_serving(False)
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{await server.start()}") as channel:
+        stub: Any = health_pb2_grpc.HealthStub(channel)
+
+        async def told() -> list[int]:
+            requests = [health_pb2.HealthCheckRequest(service=name) for name in ("live", "started", "")]
+            return [(await stub.Check(request)).status for request in requests]
+
+        assert await told() == [SERVING, NOT_SERVING, NOT_SERVING]
+        await server.set_started()
+        assert await told() == [SERVING, SERVING, NOT_SERVING]
+        await server.set_serving(True)
+        assert await told() == [SERVING, SERVING, SERVING]
+        settling = asyncio.create_task(server.settle(60.0))
+        while await told() != [SERVING, SERVING, NOT_SERVING]:
+            pass
+        settling.cancel()
+    await server.drain(1.0)
+
+
+async def test_settling_answers_calls_until_another_signal(
+    echo: Echo, server: Server, channel: grpc.aio.Channel
+) -> None:
+    """Who has not yet heard that no calls are wanted is answered; a second signal, or the end of the time, ends it."""
+    told = asyncio.create_task(wait_for_signal())
+    await asyncio.sleep(0)  # it listens from here on
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert await told == "SIGTERM"
+    settling = asyncio.create_task(server.settle(60.0))
+    assert await call(channel, "Unary") == b"ab"
+    assert not settling.done()
+    os.kill(os.getpid(), signal.SIGTERM)
+    async with asyncio.timeout(30.0):
+        await settling
+        await server.settle(0.0)
+
+
+async def test_connections_of_an_age_are_made_anew_and_no_call_fails() -> None:
+    """Callers that never pause see no error, and a stream outlives the connection that it came by."""
+    async with serving(connection_seconds=0.3) as (echo, _), grpc.aio.insecure_channel(echo.address) as channel:
+        chat: Any = channel.stream_stream(f"/{SERVICE}/Chat")()
+        await chat.write(b"a")
+        assert await chat.read() == b"a"
+        peers = set[str]()
+        echo.on_call = peers.add
+
+        async def ask() -> None:
+            while len(peers) < 4:
+                assert await call(channel, "Unary") == b"ab"
+
+        async with asyncio.timeout(30.0):
+            await asyncio.gather(*(ask() for _ in range(8)))
+        await chat.write(b"b")
+        assert await chat.read() == b"b"
+        await chat.done_writing()
+        assert await chat.read() == grpc.aio.EOF
 
 
 async def test_health_is_watched(server: Server, channel: grpc.aio.Channel) -> None:

@@ -7,7 +7,7 @@ from vitrail.cli.bench.command import bench
 from vitrail.cli.embed import embed
 from vitrail.cli.index import index
 from vitrail.cli.moving import export, import_
-from vitrail.cli.processes import server, shard
+from vitrail.cli.processes import migrate, server, shard
 from vitrail.cli.project import project
 from vitrail.cli.purge import purge
 from vitrail.cli.search import search
@@ -42,6 +42,7 @@ app.command()(up)
 app.command()(project)
 app.command()(server)
 app.command()(shard)
+app.command()(migrate)
 
 if __name__ == "__main__":
     app()

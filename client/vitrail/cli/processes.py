@@ -1,5 +1,6 @@
-"""`vitrail server` and `vitrail shard`: one process of a cluster each."""
+"""`vitrail server` and `vitrail shard`: one process of a cluster each. `vitrail migrate`: what goes before them."""
 
+import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -31,16 +32,17 @@ Snapshots = Annotated[
     ),
 ]
 ReusePort = Annotated[bool, typer.Option(hidden=True)]
+Store = Annotated[
+    str,
+    typer.Option(
+        help="A directory for SQLite, or postgresql://USER@HOST/DATABASE; a password is safer in the environment.",
+        envvar="VITRAIL_STORE",
+    ),
+]
 
 
 def server(
-    store: Annotated[
-        str,
-        typer.Option(
-            help="A directory for SQLite, or postgresql://USER@HOST/DATABASE; a password is safer in the environment.",
-            envvar="VITRAIL_STORE",
-        ),
-    ],
+    store: Store,
     shards: Annotated[
         str,
         typer.Option(
@@ -89,6 +91,19 @@ def shard(
         needs("shard", error)
     options = {"index": index, "count": count, "log": log, "data": data, "host": host, "port": port}
     _run(Config, run, **options, snapshots=snapshots, metrics_port=metrics_port, reuse_port=reuse_port)
+
+
+def migrate(store: Store) -> None:
+    """Bring a store's tables to this version, for coordinators that wait for it (VITRAIL_MIGRATE=false)."""
+    try:
+        from vitrail.server.database import Database
+    except ImportError as error:
+        needs("server", error)
+    try:
+        with contextlib.closing(Database(store)) as database:
+            database.migrate()
+    except (ValueError, OSError, VitrailError) as error:
+        fail(str(error))
 
 
 def _run(config: Callable[..., Any], run: Callable[[Any], None], **options: Any) -> None:

@@ -1,10 +1,12 @@
-"""A gRPC server's life, the same for every process: start, serve, drain.
+"""A gRPC server's life, the same for every process: start, serve, settle, drain.
 
 Every server has health, reflection, the standard `grpc_server_*` metrics, and one place where errors of the
-domain become status codes.
+domain become status codes. Health has three names for Kubernetes beside those of services: `live` while the event loop
+answers, `started` once that was called, and the empty one while calls are wanted.
 """
 
 import asyncio
+import contextlib
 import inspect
 import signal
 import time
@@ -29,16 +31,35 @@ else:
     Handler = grpc.RpcMethodHandler
     Context = grpc.aio.ServicerContext
 
+LIVE, STARTED = "live", "started"
 STATUS_CODES: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
 
 
 class Server:
-    """A server on one address. `add` services, then `start`, `wait_for_signal`, `drain`."""
+    """A server on one address. `add` services, then `start`, `wait_for_signal`, `settle`, `drain`."""
 
     def __init__(
-        self, host: str, port: int, *, reuse_port: bool = False, registry: CollectorRegistry = REGISTRY
+        self,
+        host: str,
+        port: int,
+        *,
+        reuse_port: bool = False,
+        connection_seconds: float = 0.0,
+        registry: CollectorRegistry = REGISTRY,
     ) -> None:
+        """Nothing is bound yet.
+
+        Args:
+            host: The address to listen on.
+            port: 0 takes a free one.
+            reuse_port: Whether another socket may hold the same port.
+            connection_seconds: After so long, give or take a tenth, callers are asked to connect anew; what is in
+                flight goes on, however long. 0 for never.
+            registry: Of the metrics.
+        """
         options = [*OPTIONS, ("grpc.so_reuseport", int(reuse_port))]
+        if connection_seconds:
+            options.append(("grpc.max_connection_age_ms", max(1, int(1000 * connection_seconds))))
         self._server = grpc.aio.server(options=options)
         self._boundary: Any = Boundary(self._server, registry)  # stands for the server where services are added
         self._health = health.aio.HealthServicer()
@@ -63,8 +84,14 @@ class Server:
             port = self._server.add_insecure_port(f"{self._host}:{self._port}")
         except RuntimeError as error:
             raise OSError(f"cannot listen on {self._host}:{self._port}: {error}") from error
+        await self._health.set(LIVE, health_pb2.HealthCheckResponse.SERVING)
+        await self._health.set(STARTED, health_pb2.HealthCheckResponse.NOT_SERVING)
         await self._server.start()
         return port
+
+    async def set_started(self) -> None:
+        """Say to health checks that what the process does first is done; for good."""
+        await self._health.set(STARTED, health_pb2.HealthCheckResponse.SERVING)
 
     async def set_serving(self, serving: bool) -> None:
         """Say to health checks whether this server wants traffic."""
@@ -72,9 +99,15 @@ class Server:
         for name in ("", *self._names):
             await self._health.set(name, status)
 
+    async def settle(self, seconds: float) -> None:
+        """Want no more calls, and answer those that come until it is known: for `seconds`, or until another signal."""
+        await self.set_serving(False)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(wait_for_signal(), seconds)
+
     async def drain(self, seconds: float) -> None:
         """Refuse new calls, let those in flight finish, and cut off what takes longer than `seconds`."""
-        await self._health.enter_graceful_shutdown()
+        await self.set_serving(False)
         await self._server.stop(seconds)
 
 

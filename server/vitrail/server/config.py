@@ -18,6 +18,8 @@ class Config(BaseSettings):
 
     store: str = Field(min_length=1)
     """A directory for SQLite, or the URL of a PostgreSQL database: postgresql://user@host/name."""
+    migrate: bool = True
+    """Whether to bring the store's tables to this version; else it is waited until `vitrail migrate` has."""
     shards: Annotated[tuple[str, ...], NoDecode] = Field(min_length=1)
     """Where the shard processes are, replicas and other layouts included, in any order: each says which shard it is.
     HOST:PORT is one; dns:NAME:PORT those at all addresses that a name has, file:PATH those in the lines of a file, and
@@ -30,7 +32,11 @@ class Config(BaseSettings):
     """Whether another socket may hold the same port (`vitrail up` reserves it so)."""
     default_timeout: float = Field(default=30.0, gt=0)
     """Seconds for calls that bring no deadline."""
+    settle_seconds: float = Field(default=0.0, ge=0)
+    """How long calls are still answered once the process is told to end, until callers know that it wants none."""
     drain_seconds: float = Field(default=10.0, gt=0)
+    connection_seconds: float = Field(default=300.0, ge=0)
+    """After so long callers are asked to connect anew, so that those who came since get their share; 0 for never."""
     horizon_hours: float = Field(default=168.0, gt=0)
     """How long the store remembers what was deleted: a shard that was away for longer is built anew. To build one from
     nothing must take less."""

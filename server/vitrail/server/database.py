@@ -14,12 +14,14 @@ import psycopg
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
-from alembic.util import CommandError
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from psycopg.pq import Format
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
-from vitrail.rpc.errors import Unavailable
+from vitrail.rpc.errors import FailedPrecondition, Unavailable
+from vitrail.server.migrations.oldest import read_oldest
 
 POSTGRESQL = ("postgresql://", "postgres://")
 INSERTS: dict[str, Any] = {"postgresql": postgresql.insert, "sqlite": sqlite.insert}
@@ -46,6 +48,10 @@ MIGRATION_TRIES = 5
 MIGRATING = threading.Lock()  # what Alembic runs finds its context in global variables
 
 
+class NotMigrated(Unavailable):
+    """The tables are not yet of this version, and someone else is to bring them to it."""
+
+
 class Database:
     """An engine, with the schema of this version from the first transaction on.
 
@@ -53,11 +59,12 @@ class Database:
         is_shared: Whether other processes may write to it.
     """
 
-    def __init__(self, location: str) -> None:
+    def __init__(self, location: str, *, migrates: bool = True) -> None:
         """Say where it is; it may be away.
 
         Args:
             location: A directory for SQLite, or a URL that begins with postgresql://.
+            migrates: Whether the first transaction brings tables to this version; else they must be.
 
         Raises:
             ValueError: The URL cannot be read.
@@ -65,6 +72,7 @@ class Database:
         """
         self.is_shared = location.startswith(POSTGRESQL)
         self._lock: IO[str] | None = None
+        self._migrates = migrates
         self._is_migrated = False
         self._engine = self._snapshots = _postgresql(location) if self.is_shared else self._sqlite(Path(location))
         if self.is_shared:  # SQLite has no other transactions
@@ -75,17 +83,18 @@ class Database:
         """A transaction whose failures are the store's, not the caller's.
 
         Raises:
-            Unavailable: It cannot be reached, is no database, was written by a newer version, or the transaction
-                failed, and nothing was written.
+            Unavailable: It cannot be reached, is no database, or the transaction failed, and nothing was written.
+            NotMigrated: It is of an older version, and another process is to migrate it.
+            FailedPrecondition: It is of a newer version that this one cannot use.
         """
-        self._migrate()
+        self.migrate()
         with _translated(), self._engine.begin() as connection:
             yield connection
 
     @contextlib.contextmanager
     def snapshot(self) -> Iterator[sa.Connection]:
         """A transaction that reads one moment, however many statements it takes."""
-        self._migrate()
+        self.migrate()
         with _translated(), self._snapshots.begin() as connection:
             yield connection
 
@@ -98,7 +107,7 @@ class Database:
         Raises:
             Unavailable: Others may still read what is gone; or there is no room.
         """
-        self._migrate()
+        self.migrate()
         if self.is_shared:
             self._rewrite_postgresql()
         else:
@@ -144,13 +153,14 @@ class Database:
         sa.event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN"))
         return engine
 
-    def _migrate(self) -> None:
+    def migrate(self) -> None:
+        """Bring the tables to this version, or see that they are of one that can be used; once."""
         if self._is_migrated:
             return
         for left in reversed(range(MIGRATION_TRIES)):
             try:
                 with MIGRATING, _translated(), self._engine.begin() as connection:
-                    _upgrade(connection)
+                    _upgrade(connection, migrates=self._migrates)
                 self._is_migrated = True
                 return
             except Unavailable as error:
@@ -192,15 +202,31 @@ def _configure(connection: Any, _: Any) -> None:
         connection.execute(f"PRAGMA {pragma}")
 
 
-def _upgrade(connection: sa.Connection) -> None:
-    """Bring the schema to this version's, in the transaction of `connection`."""
+def _upgrade(connection: sa.Connection, *, migrates: bool) -> None:
+    """Bring the schema to this version's, in the transaction of `connection`; leave one that is newer.
+
+    Migrations only add, so that processes of the version before go on with what the next one has made of the tables.
+
+    Raises:
+        NotMigrated: It is older, and not to be brought to this version here.
+        FailedPrecondition: It is newer, and says that this version can no longer use it.
+    """
     config = Config()
     config.set_main_option("script_location", "vitrail.server:migrations")
     config.attributes["connection"] = connection
-    try:
+    known = int(ScriptDirectory.from_config(config).get_current_head() or 0)
+    found = int(MigrationContext.configure(connection).get_current_revision() or 0)
+    if found > known:
+        oldest = read_oldest(connection)
+        if known < oldest:
+            raise FailedPrecondition(
+                f"the store has tables of version {found}, which only versions from {oldest} on can use; this one knows"
+                f" those up to {known}: start a newer Vitrail"
+            )
+    elif found < known:
+        if not migrates:
+            raise NotMigrated(f"the store has tables of version {found}, not {known}: `vitrail migrate` is to run")
         command.upgrade(config, "head")
-    except CommandError as error:
-        raise Unavailable(f"the store has a schema that this version does not know: {error}") from error
 
 
 @contextlib.contextmanager

@@ -73,11 +73,15 @@ async def _serve(config: Config) -> None:
     async with _parts(config, f"{config.host}:{metrics_port}") as (server, journal, topology, tasks):
         await server.set_serving(False)
         port = await server.start()  # calls are answered from now on: shards need the log to become ready
+        await server.set_started()
         log.info("started", address=f"{config.host}:{port}", shards=config.shards, metrics_port=metrics_port)
         announcing = asyncio.create_task(_announce(server, topology))
         stopped = asyncio.create_task(wait_for_signal())
         done, _ = await asyncio.wait([stopped, *tasks], return_when=asyncio.FIRST_COMPLETED)
         announcing.cancel()
+        if stopped in done:
+            log.info("settling", seconds=config.settle_seconds)
+            await server.settle(config.settle_seconds)
         log.info("draining")
         journal.news.end()  # the streams of the log end by themselves, and are not waited for
         await server.drain(config.drain_seconds)
@@ -97,7 +101,7 @@ async def _parts(
     config: Config, metrics_address: str
 ) -> AsyncIterator[tuple[Server, Journal, Topology, list[asyncio.Task[None]]]]:
     """The parts of a coordinator put together, with the tasks that run as long as it does."""
-    journal = Journal(Store(Database(config.store)))
+    journal = Journal(Store(Database(config.store, migrates=config.migrate)))
     topology = Topology((), lambda: journal.catalog.wanted_shards)
     await _load_catalog(journal, topology, config.shards)
     workers = Workers(config.threads)
@@ -108,7 +112,9 @@ async def _parts(
     )
     fanout = Fanout(topology, batch=config.search_batch, capacity=config.queue)
     queries = Queries(pipelines, journal)
-    server = Server(config.host, config.port, reuse_port=config.reuse_port)
+    server = Server(
+        config.host, config.port, reuse_port=config.reuse_port, connection_seconds=config.connection_seconds
+    )
     timeout = config.default_timeout
     purging = Purging(journal, topology, 3600 * config.horizon_hours)
     for register, servicer, module, name in (

@@ -35,6 +35,8 @@ class Config(BaseSettings):
     metrics_port: int = Field(default=9091, ge=0, le=65535)
     reuse_port: bool = False
     """Whether another socket may hold the same port (`vitrail up` reserves it so)."""
+    settle_seconds: float = Field(default=0.0, ge=0)
+    """How long calls are still answered once the process is told to end, until callers know that it wants none."""
     drain_seconds: float = Field(default=10.0, gt=0)
     log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")
 

@@ -79,8 +79,12 @@ async def _serve_partitions(config: Config, writer: ThreadPoolExecutor, channel:
     tasks = [asyncio.create_task(work.run()) for work in (follower, life, snapshots) if work is not None]
     stopped = asyncio.create_task(wait_for_signal())
     ended = asyncio.wait([stopped, *tasks], return_when=asyncio.FIRST_COMPLETED)
-    tasks.append(asyncio.create_task(_serve_when_ready(server, follower)))
+    announcing = asyncio.create_task(_serve_when_ready(server, follower))
     await ended
+    announcing.cancel()
+    if stopped.done():
+        log.info("settling", seconds=config.settle_seconds)
+        await server.settle(config.settle_seconds)
     log.info("draining")
     await server.drain(config.drain_seconds)
     for task in tasks:
@@ -97,4 +101,5 @@ async def _serve_partitions(config: Config, writer: ThreadPoolExecutor, channel:
 async def _serve_when_ready(server: Server, follower: Follower) -> None:
     await follower.ready.wait()
     log.info("caught up")
+    await server.set_started()
     await server.set_serving(True)
