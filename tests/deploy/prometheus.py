@@ -99,30 +99,20 @@ def promtool(*words: str) -> str:
     return done.stdout
 
 
-def configure(directory: Path, scrape: Mapping[str, Any], *, rules: Path = ALERTS, interval: str = "15s") -> Path:
-    """Write a configuration for pods that are told by `tell`, where the chart's asks Kubernetes for them.
-
-    Args:
-        directory: Where to.
-        scrape: The chart's scrape configuration, with its relabelling.
-        rules: The file of rules.
-        interval: Of scrapes, and of rules.
-    """
-    [job] = scrape["scrape_configs"]
-    job = {key: value for key, value in job.items() if key != "kubernetes_sd_configs"}
+def configure(directory: Path, *, interval: str) -> Path:
+    """Write the chart's configuration, but that it reads in a file what it would ask Kubernetes; rules as often."""
+    [job] = yaml.safe_load(SCRAPE.read_text())["scrape_configs"]
+    del job["kubernetes_sd_configs"]
+    job["file_sd_configs"] = [{"files": ["pods.json"]}]
     job |= {"scrape_interval": interval, "scrape_timeout": min(interval, job["scrape_timeout"], key=_seconds)}
-    job |= {"file_sd_configs": [{"files": ["pods.json"]}]}
-    made = {
-        "global": {"evaluation_interval": interval},
-        "rule_files": [str(rules)],
-        "scrape_configs": [job],
-    }
+    made = {"global": {"evaluation_interval": interval}, "rule_files": [str(ALERTS)], "scrape_configs": [job]}
     file = directory / "prometheus.yml"
     file.write_text(yaml.safe_dump(made))
     return file
 
 
 def tell(directory: Path, pods: Sequence[Pod]) -> None:
+    """Write the file that says which pods there are."""
     beside = directory / "pods.new"
     beside.write_text(json.dumps([{"targets": [pod.address], "labels": pod.discovered()} for pod in pods]))
     beside.replace(directory / "pods.json")
@@ -135,7 +125,7 @@ def running_prometheus(
     """One with its data in a directory of its own, as long as the block."""
     directory.mkdir(parents=True, exist_ok=True)
     tell(directory, pods)
-    file = configure(directory, yaml.safe_load(SCRAPE.read_text()), interval=interval)
+    file = configure(directory, interval=interval)
     program = unpacked("prometheus") / "usr/bin/prometheus"
     options = [f"--config.file={file}", f"--storage.tsdb.path={directory / 'data'}", f"--web.listen-address={address}"]
     log_path = directory / "prometheus.log"

@@ -20,7 +20,7 @@ def test_pods_are_found_by_their_labels(tmp_path: Path) -> None:
     targets = [{"targets": [pod.address], "labels": pod.discovered()} for pod in (coordinator, shard)]
     targets += [{"targets": ["10.0.0.3:1"], "labels": labels} for labels in others]
     (tmp_path / "pods.json").write_text(json.dumps(targets))
-    file = configure(tmp_path, yaml.safe_load(SCRAPE.read_text()))
+    file = configure(tmp_path, interval="15s")
     promtool("check", "config", str(file))
     found = json.loads(promtool("check", "service-discovery", "--timeout=1s", str(file), "vitrail"))
     kept = [visible(each["labels"]) for each in found if each["labels"]]
