@@ -33,7 +33,7 @@ def test_queries_are_queries(tmp_path: Path) -> None:
 @pytest.mark.parametrize("file", [ALERTS, FILES / "dashboards" / "vitrail.json", DOCS], ids=lambda file: file.name)
 def test_metrics_that_are_named_are_there(file: Path) -> None:
     """In a process of the coordinator or of a shard."""
-    for module in ("rpc.process", "server.metrics", "shard.metrics"):
+    for module in ("rpc.process", "rpc.waiting", "server.metrics", "shard.metrics"):
         importlib.import_module(f"vitrail.{module}")
     there = {metric.name for metric in REGISTRY.collect()}
     named = {SUFFIX.sub("", name) for name in re.findall(r"\bvitrail_\w+", file.read_text())}

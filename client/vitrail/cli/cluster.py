@@ -125,7 +125,8 @@ class Cluster:
                     unfinished = {wait for wait in waits if not wait.done()}
                     await asyncio.wait(unfinished | exits, return_when=asyncio.FIRST_COMPLETED)
         except TimeoutError as error:
-            raise StartFailed(f"not ready after {START_SECONDS:.0f} seconds") from error
+            said = self._coordinator.last_lines()
+            raise StartFailed(f"not ready after {START_SECONDS:.0f} seconds: {said}") from error
         finally:
             for task in waits | exits:
                 task.cancel()

@@ -17,4 +17,6 @@ CLIENT_OPTIONS = [
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
+    # So is one whose name stands for another address now, not after half a minute.
+    ("grpc.dns_min_time_between_resolutions_ms", 1000),
 ]

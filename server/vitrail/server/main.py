@@ -1,4 +1,4 @@
-"""A coordinator's life: open the store, serve, drain."""
+"""A coordinator's life: wait for the store, serve, settle, drain."""
 
 import asyncio
 import contextlib
@@ -17,10 +17,11 @@ from vitrail.rpc.process import (
     share_the_interpreter,
 )
 from vitrail.rpc.server import Server, wait_for_signal
+from vitrail.rpc.waiting import Waiting
 from vitrail.server.cluster import ClusterService
 from vitrail.server.collections import CollectionService
 from vitrail.server.config import Config
-from vitrail.server.database import Database
+from vitrail.server.database import Database, NotMigrated
 from vitrail.server.decode import ImageLimits
 from vitrail.server.discovery import find, watch
 from vitrail.server.embedders.names import make
@@ -45,8 +46,10 @@ from vitrail.v1.search_pb2_grpc import add_SearchServiceServicer_to_server
 
 log = structlog.get_logger()
 
-# The longest that a coordinator waits for shards before it asks for traffic.
+# The longest that a coordinator waits for all shards, once there is one, before it asks for traffic.
 READY_SECONDS = 5.0
+# How often it looks whether what it waits for is there.
+LOOK_SECONDS = 0.5
 # What malloc may keep for the layers of a model: from the system, with 4,900 page faults an image, embedding in bulk
 # took 18 ms of CPU an image, not 12. The largest layer, and all of a batch.
 LAYER_BYTES, LAYERS_BYTES = 32 << 20, 256 << 20
@@ -58,7 +61,8 @@ def run(config: Config) -> None:
     Raises:
         ValueError: The URL of the store cannot be read.
         OSError: The directory of the store or a port is taken.
-        Unavailable: The store cannot be opened, and no shard tells what is in it.
+        Unavailable: The directory of the store holds what cannot be read, and no shard tells what was in it.
+        FailedPrecondition: The store is of a newer version that this one cannot use.
     """
     die_with_parent()
     give_memory_back(LAYER_BYTES, LAYERS_BYTES)
@@ -69,14 +73,31 @@ def run(config: Config) -> None:
 
 
 async def _serve(config: Config) -> None:
+    stopped = asyncio.create_task(wait_for_signal())
     metrics_port = serve_metrics(config.host, config.metrics_port)
-    async with _parts(config, f"{config.host}:{metrics_port}") as (server, journal, topology, tasks):
+    journal = Journal(Store(Database(config.store, migrates=config.migrate)))
+    topology = Topology((), lambda: journal.catalog.wanted_shards)
+    loading = asyncio.create_task(_load_catalog(journal, topology, config.shards))
+    try:
+        await asyncio.wait([stopped, loading], return_when=asyncio.FIRST_COMPLETED)
+        if not stopped.done():
+            loading.result()
+            await _serve_calls(config, journal, topology, metrics_port, stopped)
+    finally:
+        loading.cancel()
+        await topology.close()
+        journal.close()
+
+
+async def _serve_calls(
+    config: Config, journal: Journal, topology: Topology, metrics_port: int, stopped: asyncio.Task[str]
+) -> None:
+    async with _parts(config, journal, topology, f"{config.host}:{metrics_port}") as (server, tasks):
         await server.set_serving(False)
         port = await server.start()  # calls are answered from now on: shards need the log to become ready
         await server.set_started()
         log.info("started", address=f"{config.host}:{port}", shards=config.shards, metrics_port=metrics_port)
         announcing = asyncio.create_task(_announce(server, topology))
-        stopped = asyncio.create_task(wait_for_signal())
         done, _ = await asyncio.wait([stopped, *tasks], return_when=asyncio.FIRST_COMPLETED)
         announcing.cancel()
         if stopped in done:
@@ -90,7 +111,12 @@ async def _serve(config: Config) -> None:
 
 
 async def _announce(server: Server, topology: Topology) -> None:
-    """Ask for traffic once the shards are ready, or some of them have been waited for long enough."""
+    """Ask for traffic once one shard is ready, and the others are or have been waited for long enough."""
+    waiting = Waiting("shards")
+    while not await topology.wait_any(LOOK_SECONDS):
+        failures = [f"{replica.address}: {replica.failure}" for replica in topology.replicas]
+        waiting.because("; ".join(failures) or "no shard process is found")
+    waiting.over()
     await topology.wait_ready(READY_SECONDS)
     await server.set_serving(True)
     log.info("serving")
@@ -98,12 +124,9 @@ async def _announce(server: Server, topology: Topology) -> None:
 
 @contextlib.asynccontextmanager
 async def _parts(
-    config: Config, metrics_address: str
-) -> AsyncIterator[tuple[Server, Journal, Topology, list[asyncio.Task[None]]]]:
+    config: Config, journal: Journal, topology: Topology, metrics_address: str
+) -> AsyncIterator[tuple[Server, list[asyncio.Task[None]]]]:
     """The parts of a coordinator put together, with the tasks that run as long as it does."""
-    journal = Journal(Store(Database(config.store, migrates=config.migrate)))
-    topology = Topology((), lambda: journal.catalog.wanted_shards)
-    await _load_catalog(journal, topology, config.shards)
     workers = Workers(config.threads)
     limits = ImageLimits(bytes=config.max_image_bytes, pixels=config.max_image_pixels)
     embedders = [await asyncio.to_thread(make, name, threads=config.threads) for name in config.embedders]
@@ -154,25 +177,49 @@ async def _parts(
         work.append(journal.watch(topology.catalog))
     tasks = [asyncio.create_task(each) for each in work]
     try:
-        yield server, journal, topology, tasks
+        yield server, tasks
     finally:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await topology.close()
         workers.close()
-        journal.close()
 
 
 async def _load_catalog(journal: Journal, topology: Topology, sources: Sequence[str]) -> None:
-    """Read the catalog; while the store is away, what the shards know of it will do to search by."""
-    try:
-        await journal.load_catalog()
-    except Unavailable:
+    """Read the catalog; while the store is away, what the shards know of it will do to search by.
+
+    Raises:
+        Unavailable: What is in the directory cannot be used: no other process could make it so, since this one has it.
+    """
+    store, migration = Waiting("store"), Waiting("migration")
+    while True:
+        try:
+            await journal.load_catalog()
+        except NotMigrated as error:
+            if not journal.store.is_shared:
+                raise
+            store.over()
+            migration.because(str(error))
+        except Unavailable as error:
+            if await _ask_shards(journal, topology, sources):
+                log.warning("the store is away: searching what the shards hold", why=str(error))
+                break
+            if not journal.store.is_shared:
+                raise
+            store.because(str(error))
+        else:
+            break
+        await asyncio.sleep(LOOK_SECONDS)
+    store.over()
+    migration.over()
+
+
+async def _ask_shards(journal: Journal, topology: Topology, sources: Sequence[str]) -> bool:
+    """Take the catalog that shards know; returns whether they know one."""
+    with contextlib.suppress(OSError):  # they cannot be looked for now
         topology.use(await find(sources))
-        await topology.probe_all()
-        seq, collections = topology.catalog()
-        if not seq:
-            raise
-        log.warning("the store is away: searching what the shards hold")
+    await topology.probe_all()
+    seq, collections = topology.catalog()
+    if seq:
         journal.catalog.replace(seq, collections, wanted_shards=0)
+    return seq > 0

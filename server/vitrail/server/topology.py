@@ -230,6 +230,7 @@ class Topology:
         self.shards: list[Shard] = []
         """Of the layout that serves, in the order of their index; none until a process was heard."""
         self._places: list[tuple[int, int] | None] = []
+        self._is_there = asyncio.Event()
         self._is_whole = asyncio.Event()
         self._probing: asyncio.TaskGroup | None = None
         self._probes: dict[Replica, asyncio.Task[None]] = {}
@@ -276,6 +277,12 @@ class Topology:
             for replica in self.replicas:
                 self._keep_probing(replica)
             await asyncio.Event().wait()
+
+    async def wait_any(self, seconds: float) -> bool:
+        """Wait until there is a process that can be asked, but not for ever; returns whether there is."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._is_there.wait(), seconds)
+        return self._is_there.is_set()
 
     async def wait_ready(self, seconds: float) -> None:
         """Wait until there is a layout with all of its shards at hand, but not for ever: one may be dead."""
@@ -337,6 +344,8 @@ class Topology:
         there = [(replica, replica.place) for replica in self.replicas if replica.place and not replica.failure]
         at_hand = Counter(count for _, count in {place for _, place in there})
         settled = Counter(count for _, count in {place for replica, place in there if replica.is_settled})
+        if there:
+            self._is_there.set()
         if any(at_hand[count] == count for count in layouts):
             self._is_whole.set()
         serving, wanted = len(self.shards), self._wanted()

@@ -14,6 +14,7 @@ from typing import TypeVar
 import grpc
 import structlog
 
+from vitrail.rpc.waiting import Waiting
 from vitrail.shard import metrics
 from vitrail.shard.partition import APPLYING, Partition
 from vitrail.shard.partitions import Partitions
@@ -52,6 +53,7 @@ class Follower:
         self._behind: set[int] | None = None
         self._lives: dict[int, str] = {}
         """Of each partition when the stream was opened: one that was reset since must be sent everything again."""
+        self._waiting = Waiting("log")
         self._stream: grpc.aio.UnaryStreamCall[FollowRequest, FollowResponse] | None = None
 
     async def rebuild(self, partition: Partition, life: str, why: str) -> None:
@@ -77,6 +79,7 @@ class Follower:
                 async for event in self._stream:
                     delay = FIRST_DELAY
                     metrics.LOG_CONNECTED.set(1)
+                    self._waiting.over()
                     await self._take(event)
             except FollowAgain:
                 log.info("following again from where partitions are")
@@ -84,7 +87,7 @@ class Follower:
                 if (task := asyncio.current_task()) and task.cancelling():  # which cancels the stream as well
                     raise
             except grpc.aio.AioRpcError as error:
-                log.warning("cannot follow the log", why=error.details(), again_in=delay)
+                self._waiting.because(error.details() or error.code().name)
             except OSError as error:  # a full disk: stay at the last checkpoint and try again
                 log.error("cannot apply rows of the log", why=str(error), again_in=delay)
             self._again()  # not two streams at once
