@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torchvision.io import ImageReadMode, decode_jpeg
 
-from tests.bench.bare import THREADS, Bare
+from tests.bench.bare import THREADS, Bare, Way
 from tests.bench.decode import large
 from tests.bench.photos import encoded, opened
 from tests.bench.report import Section, show
@@ -51,7 +51,7 @@ def compare(embedder: EfficientNetLite0, device: str, batches: Sequence[int], ro
     for batch in batches:
         pixels = drawn(batch, embedder.preprocessing.crop)
         works: dict[str, Callable[[], object]] = {
-            name: partial(bare.all, bare.images(pixels), batch) for name, bare in bares.items()
+            name: partial(bare.all, bare.images(pixels), Way(batch)) for name, bare in bares.items()
         }
         works[""] = partial(embedder.embed, pixels)
         rates = in_turns({name: repeated(work, batch) for name, work in works.items()}, rounds)

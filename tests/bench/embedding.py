@@ -2,7 +2,8 @@
 
 Needs a machine that does nothing else, for some five minutes. On a GPU, more: `embed_gpu`.
 
-OpenMP's threads sleep while they wait, as the server has them; OMP_WAIT_POLICY=ACTIVE has those of the bare model spin.
+OpenMP's threads sleep while they wait, as the server has them.
+On a CPU the bare model is run as torch runs it, all threads on one batch, and in the best way found, too.
 """
 
 import argparse
@@ -18,7 +19,7 @@ import numpy as np
 import torch
 
 from tests.bench import bulk, decode, embed, embed_gpu, single, tensors
-from tests.bench.bare import THREADS, like
+from tests.bench.bare import THREADS, Way, like
 from tests.bench.photos import encoded, opened
 from tests.bench.report import Asked, Section, asked_section, show, write
 from tests.e2e.running import Running
@@ -57,12 +58,12 @@ def main() -> None:
     if given.device == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before torch looks: the embedder takes a GPU that it sees
     told = Told()
-    best = in_process(told, given.folder, given.device, batch, given.rounds)
+    ways = in_process(told, given.folder, given.device, batch, given.rounds)
     with tempfile.TemporaryDirectory() as directory:
         data = Path(directory)
         running = Running(data / "data", "--shards", "2", "--port", "0", "--metrics-port", "0")
         try:
-            served(told, running, data / "photos", best, given)
+            served(told, running, data / "photos", ways, given)
         finally:
             running.stop()
     if given.device == "cuda":
@@ -77,8 +78,8 @@ def main() -> None:
         write(given.out, "Embedding, beside its parts", command, [ratios_asked, *told.sections])
 
 
-def in_process(told: Told, folder: Path | None, device: str, batch: int, rounds: int) -> int:
-    """Pixels in, and decoding; returns the bare model's best batch."""
+def in_process(told: Told, folder: Path | None, device: str, batch: int, rounds: int) -> tuple[Way, Way]:
+    """Pixels in, and decoding; returns the bare model's best batch, and the best way to run it."""
     embedder = EfficientNetLite0(THREADS)
     files = encoded(folder, PIXELS[device], "train")
     pixels = np.stack([embedder.preprocessing.apply(opened(file)) for file in files])
@@ -87,13 +88,13 @@ def in_process(told: Told, folder: Path | None, device: str, batch: int, rounds:
     ratios, section = decode.measure(folder, rounds, seconds=0.15)
     names = (decode.COLLECTION, "12 megapixels")
     told.add(section, *(Asked(f"decoding, {name}, against the faster library", ratios[name], 0.9) for name in names))
-    return of_tensors.best
+    return of_tensors.usual, of_tensors.best
 
 
-def served(told: Told, running: Running, directory: Path, best: int, given: argparse.Namespace) -> None:
+def served(told: Told, running: Running, directory: Path, ways: tuple[Way, Way], given: argparse.Namespace) -> None:
     """What a cluster does."""
     images, queries = encoded(given.folder, given.photos, "train"), encoded(given.folder, 100, "test")
-    photos = embed.measure(running, images, directory, best)
+    photos = embed.measure(running, images, directory, *ways)
     told.add(embed.section(photos), Asked("JPEG in, against decoding and the bare model", photos.ratio, 0.9))
     embedder = EfficientNetLite0(THREADS)
     with Client(running.address, timeout=600) as client:

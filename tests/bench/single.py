@@ -3,12 +3,13 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import cycle
 
 import numpy as np
 import torch
 
-from tests.bench.bare import Bare
+from tests.bench.bare import THREADS, Bare
 from tests.bench.photos import opened
 from tests.bench.report import Section
 from vitrail.client import Client
@@ -16,7 +17,8 @@ from vitrail.server.embedders.preprocessing import Preprocessing
 
 BLOCK = 10
 STEPS = ("decode", "embed_wait", "embed", "search_wait", "fanout", "merge")
-SEARCH, EMBED, INSIDE, BARE = "a search by photo", "Embed of one photo", "of it decoded and embedded", "decode + model"
+SEARCH, EMBED, INSIDE = "a search by photo", "Embed of one photo", "of it decoded and embedded"
+BARE, ONE_THREAD = "decode + model", "the same, by one thread"
 
 
 @dataclass(frozen=True)
@@ -38,11 +40,12 @@ class Single:
 
     @property
     def section(self) -> Section:
-        rows = [(name, f"{value:.2f}", f"{value / self.taken[BARE]:.3f}") for name, value in self.taken.items()]
+        bare, one = self.taken[BARE], self.taken[ONE_THREAD]
+        rows = [(name, f"{ms:.2f}", f"{ms / bare:.3f}", f"{ms / one:.3f}") for name, ms in self.taken.items()]
         steps = ", ".join(f"{name} {value:.2f}" for name, value in self.steps.items())
         return Section(
             "one photo at a time, idle",
-            ("", "ms", "ratio"),
+            ("", "ms", "ratio", "to one thread"),
             rows,
             "A search is from the call of the SDK to its hits: gRPC, decoding, the model, all shards, merging. The "
             f"bare model gets floats of pixels made before. Of the search, as the server says, in ms: {steps}.",
@@ -58,16 +61,17 @@ def measure(client: Client, name: str, images: list[bytes], bare: Bare, own: Pre
         timings = client.search(name, image=image).timings
         steps.append([getattr(timings, step) for step in STEPS])
 
-    def model(image: bytes) -> None:
+    def model(image: bytes, threads: int) -> None:
         opened(image)
-        bare(ready[image])
+        bare(ready[image], threads)
         if bare.device == "cuda":
             torch.cuda.synchronize()
 
     works: dict[str, Callable[[bytes], object]] = {
         SEARCH: search,
         EMBED: lambda image: client.embed(images=[image]),
-        BARE: model,
+        BARE: partial(model, threads=THREADS),
+        ONE_THREAD: partial(model, threads=1),
     }
     taken: dict[str, list[float]] = {name: [] for name in works}
     asked = cycle(images)
@@ -83,6 +87,6 @@ def measure(client: Client, name: str, images: list[bytes], bare: Bare, own: Pre
     of_steps = 1000 * np.array(steps)
     inside = float(np.median(of_steps[:, : STEPS.index("embed") + 1].sum(1)))
     return Single(
-        {SEARCH: medians[SEARCH], INSIDE: inside, EMBED: medians[EMBED], BARE: medians[BARE]},
+        {SEARCH: medians.pop(SEARCH), INSIDE: inside, **medians},
         dict(zip(STEPS, np.median(of_steps, axis=0).tolist(), strict=True)),
     )

@@ -46,8 +46,8 @@ class Config(BaseSettings):
     commas in the environment."""
     threads: int = Field(default=os.cpu_count() or 1, ge=1)
     """For the embedder on a CPU, and as many again for decoding, which waits while the other computes."""
-    embed_batch: int = Field(default=8, ge=1)
-    """Images that the embedder takes at once. More is not faster on a CPU; set 64 or more on a GPU."""
+    embed_batch: int = Field(default=2, ge=1)
+    """Images that a worker of the embedder takes at once. More is not faster on a CPU; set 64 or more on a GPU."""
     search_batch: int = Field(default=256, ge=1)
     """Queries that go to the shards at once."""
     queue: int = Field(default=4096, ge=1)

@@ -30,8 +30,8 @@ from vitrail.v1.search_pb2 import EmbedInput, TextMethod
 
 log = structlog.get_logger()
 
-# Of bulk work, while somebody else asks too: on two cores so many take some 25 ms.
-SHARED_BATCH = 2
+# Of bulk work, while somebody else asks too: on a core so many take some 10 ms.
+SHARED_BATCH = 1
 
 
 @dataclass(frozen=True, slots=True)

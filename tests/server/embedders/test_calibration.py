@@ -24,6 +24,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(network, "has_half", lambda _: True)
     monkeypatch.setattr(network, "COMPARING_SECONDS", 20.0)
+    monkeypatch.setattr(network, "CPU_CHUNKS", (2, 4, 8))
     return tmp_path / "vitrail" / "calibration"
 
 
@@ -60,10 +61,10 @@ def found(cache: Path) -> list[tuple[FixedPrecision, int | None]]:
 
 def test_a_choice_is_kept_for_what_it_was_measured_with() -> None:
     """It is read as it was written, and by nothing else."""
-    kept().write("half", 8)
+    kept().write("half", 2, 8)
     choice = kept().read()
     assert choice
-    assert (choice.precision, choice.chunk) == ("half", 8)
+    assert (choice.precision, choice.threads, choice.chunk) == ("half", 2, 8)
     assert kept("b:1").read() is None
 
 
@@ -81,7 +82,7 @@ def test_a_choice_is_kept_for_what_it_was_measured_with() -> None:
 )
 def test_a_file_that_cannot_be_used_is_none(change: "object") -> None:
     """Whatever is wrong with it."""
-    kept().write("half", 8)
+    kept().write("half", 1, 8)
     assert callable(change)
     before = kept().path.read_text()
     kept().path.write_text(change(before))
@@ -92,7 +93,7 @@ def test_a_file_that_cannot_be_used_is_none(change: "object") -> None:
 def test_without_a_cache_directory_nothing_fails(cache: Path) -> None:
     """It is measured again at each start."""
     cache.parent.write_text("a file in its place")
-    kept().write("full")
+    kept().write("full", 1)
     assert kept().read() is None
 
 
@@ -127,6 +128,32 @@ def test_half_precision_where_it_pays(model: Model, precision: FixedPrecision, c
     second = loaded(again)
     assert again.sizes == []
     np.testing.assert_array_equal(second(PHOTOS), first(PHOTOS))
+
+
+class Threaded(Model):
+    """Slow with so many threads."""
+
+    def __init__(self, slow_with: int) -> None:
+        super().__init__(slow=torch.float32)
+        self.slow_with = slow_with
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        if torch.get_num_threads() == self.slow_with:
+            time.sleep(0.01)
+        return super().forward(images)
+
+
+@pytest.mark.parametrize(("slow_with", "chosen", "workers"), [(1, 3, 1), (3, 1, 3), (9, 1, 3)])
+def test_threads_share_a_batch_where_it_pays(slow_with: int, chosen: int, workers: int, cache: Path) -> None:
+    """Where they do not, each is a worker of its own, whose weights are the same; that is kept, too."""
+    embed = Network(Threaded(slow_with), SMALL, threads=3, space="a:1")
+    [path] = cache.iterdir()
+    assert json.loads(path.read_text())["threads"] == chosen
+    for each in (embed, Network(Threaded(chosen), SMALL, threads=3, space="a:1")):
+        copies = each.copies()
+        assert [each, workers] == [copies[0], len(copies)]
+        for copy in copies:
+            np.testing.assert_array_equal(copy(PHOTOS), embed(PHOTOS))
 
 
 def test_no_half_precision_without_instructions(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:

@@ -1,8 +1,9 @@
 """What pays for a model on a device: measured once, and kept.
 
 Nobody waits for it. Half or full precision is decided when the model is loaded, in a fraction of a second, and only
-where the device computes in half precision at all. How many images go into a forward pass changes no vector, so that
-is measured on the batches that come anyway. What was found stays for the next start: a photo gets the same vector then.
+where the device computes in half precision at all; so is, on a CPU, whether all threads work on one batch or each has
+its own. How many images go into a forward pass changes no vector, so that is measured on the batches that come anyway.
+What was found stays for the next start: a photo gets the same vector then.
 """
 
 import contextlib
@@ -34,6 +35,8 @@ class Choice(BaseModel):
     of: str
     """The model, torch's version, the device and the number of threads: with any other all is measured anew."""
     precision: FixedPrecision
+    threads: int = Field(ge=1)
+    """That work on one batch; more workers share the others."""
     chunk: int | None = Field(default=None, ge=1, le=4096)
     """Images a forward pass; None while it is still measured."""
 
@@ -54,10 +57,10 @@ class Kept:
             return None
         return choice if choice.of == self.of else None
 
-    def write(self, precision: FixedPrecision, chunk: int | None = None) -> None:
+    def write(self, precision: FixedPrecision, threads: int, chunk: int | None = None) -> None:
         """Keep it, or measure again at the next start where nothing can be written."""
-        log.info("calibrated", file=str(self.path), precision=precision, chunk=chunk)
-        choice = Choice(of=self.of, precision=precision, chunk=chunk)
+        log.info("calibrated", file=str(self.path), precision=precision, threads=threads, chunk=chunk)
+        choice = Choice(of=self.of, precision=precision, threads=threads, chunk=chunk)
         with contextlib.suppress(OSError):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             partial = self.path.with_suffix(f".{os.getpid()}")
@@ -79,6 +82,11 @@ class Trial(Generic[T]):
 
     def took(self, each: T, seconds: float) -> None:
         self._seconds[each].append(seconds)
+
+    @property
+    def has_all(self) -> bool:
+        """Whether each was timed at least once."""
+        return all(self._seconds.values())
 
     @property
     def is_over(self) -> bool:

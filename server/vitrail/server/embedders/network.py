@@ -23,9 +23,9 @@ Floats: TypeAlias = NDArray[np.float32]
 Pixels: TypeAlias = NDArray[np.uint8]
 
 # Images a forward pass, until what is best was measured. On a CPU the activations of more leave the caches and the rate
-# falls: best at 4 to 6 in fp32 (48 images on two threads: 91/s, 75/s by 12) and at 8 in bf16.
-CPU_CHUNK = {"full": 4, "half": 8}
-CPU_CHUNKS = 2, 4, 8
+# falls: two workers on two cores took 5.0 ms an image by 2 and 6.1 by 8 in bf16, 7.5 and 8.7 in fp32.
+CPU_CHUNK = 2
+CPU_CHUNKS = 1, 2
 GPU_CHUNK = 256
 GPU_CHUNKS = 64, 128, 256
 # Half precision is used where vectors stay so near to those of full precision, by their cosine.
@@ -79,7 +79,9 @@ class Network:
             prefix_tokens: How many tokens come before those of the image.
             projection: Of the features, if any.
             normalise: Whether vectors are brought to length 1.
-            threads: How many the whole process gives to torch.
+            threads: How many the whole process gives to torch. On a CPU each of them is a worker of its own
+                (`copies`), unless one photo was measured to be clearly faster where all of them work on it: between
+                two layers threads wait for each other, and in a small model that takes longer than the layers.
             precision: "full" is fp32; "half" is fp16 on CUDA and bf16 on a CPU; "auto" is half on CUDA and on a CPU
                 that has instructions for bf16, else full.
             space: The embedding space. With it, "auto" takes half only where that was measured to pay and to keep
@@ -87,7 +89,6 @@ class Network:
         """
         import torch
 
-        torch.set_num_threads(threads)
         device = devices()[0]
         self._dtype = torch.float32
         self._model = model.eval().to(
@@ -101,6 +102,8 @@ class Network:
         self._normalise = normalise
         self._projection = projection and (torch.from_numpy(projection.mean), torch.from_numpy(projection.matrix))
         self._move(device)
+        self._all_threads = threads
+        self._threads = 1
         self._trial: Trial[int] | None = None
         self.chunk = PROBES
         """Images a forward pass."""
@@ -112,11 +115,15 @@ class Network:
             precision = choice.precision if choice else self._chosen(preprocessing.crop)
         self._precision = precision
         self._cast(precision)
-        usual, sizes = (CPU_CHUNK[precision], CPU_CHUNKS) if device == CPU else (GPU_CHUNK, GPU_CHUNKS)
+        if choice:
+            self._threads = choice.threads
+        elif self._kept and device == CPU and threads > 1:
+            self._threads = self._chosen_threads(preprocessing.crop)
+        usual, sizes = (CPU_CHUNK, CPU_CHUNKS) if device == CPU else (GPU_CHUNK, GPU_CHUNKS)
         self.chunk = choice.chunk if choice and choice.chunk else usual
         self._trial_images = sizes[-1]
         if self._kept and not choice:
-            self._kept.write(precision)
+            self._kept.write(precision, self._threads)
         if self._kept and not (choice and choice.chunk):
             self._trial = Trial(usual, [size for size in sizes if size != usual])
 
@@ -131,13 +138,14 @@ class Network:
             self._trial.took(size, (time.perf_counter() - start) / len(pixels))
             self.chunk = self._trial.best
             if self._trial.is_over and self._kept:
-                self._kept.write(self._precision, self.chunk)
+                self._kept.write(self._precision, self._threads, self.chunk)
                 self._trial = None
         return found
 
     def _embed(self, pixels: Pixels) -> Floats:
         import torch
 
+        torch.set_num_threads(self._threads)  # of the calling thread
         found: list[torch.Tensor] = []
         start = 0
         with torch.inference_mode():
@@ -154,12 +162,17 @@ class Network:
             return torch.cat(found).cpu().numpy()
 
     def copies(self) -> "Sequence[Network]":
-        """This one, and one more on each of the other devices."""
+        """This one, and one more on each of the other devices; on a CPU one for every so many threads."""
         found = [self]
         for device in devices()[1:]:
             other = copy.deepcopy(self)
             other._move(device)
             found.append(other)
+        if self._device == CPU:
+            for _ in range(self._all_threads // self._threads - 1):
+                other = copy.copy(self)  # the weights are shared
+                other._trial = None
+                found.append(other)
         return found
 
     def features(self, pixels: Pixels) -> "torch.Tensor":
@@ -187,7 +200,7 @@ class Network:
         trial = Trial[FixedPrecision]("half", ["full"])
         vectors: dict[FixedPrecision, Floats] = {}
         end = time.monotonic() + COMPARING_SECONDS
-        while len(vectors) < len(networks) or (time.monotonic() < end and not trial.is_over):
+        while not trial.is_over and not (trial.has_all and time.monotonic() > end):
             each = trial.next
             start = time.perf_counter()
             vectors[each] = networks[each]._embed(pixels)
@@ -195,6 +208,19 @@ class Network:
         if not (_cosines(vectors["half"], vectors["full"]) >= TOLERANCE).all():  # as where half overflows to NaN
             return "full"
         return trial.best if trial.is_over else "half"
+
+    def _chosen_threads(self, side: int) -> int:
+        """All of them where one photo is clearly faster so, or else 1."""
+        photo = np.random.default_rng(1).integers(0, 256, (1, side, side, 3), np.uint8)
+        self._embed(photo)  # what the first call prepares is no part of it
+        trial = Trial(1, [self._all_threads])
+        end = time.monotonic() + COMPARING_SECONDS
+        while not trial.is_over and not (trial.has_all and time.monotonic() > end):
+            self._threads = trial.next
+            start = time.perf_counter()
+            self._embed(photo)
+            trial.took(self._threads, time.perf_counter() - start)
+        return trial.best
 
     def _cast(self, precision: FixedPrecision) -> None:
         import torch
