@@ -71,6 +71,15 @@ async def test_a_replica_that_died_is_replaced_within_the_call() -> None:
     assert len(alive.requests) == 5
 
 
+async def test_a_replica_that_is_forgotten_while_it_is_asked_is_replaced_within_the_call() -> None:
+    """As one is whose pod is gone: its channel is closed between the choice and the call."""
+    async with searching(replica(), replica()) as here:
+        forgotten, _ = here.topology.replicas
+        await forgotten.channel.close()
+        answers = [await here.search() for _ in range(5)]
+    assert all(map(is_whole, answers))
+
+
 async def test_a_replica_that_stopped_is_hedged_and_then_left_out() -> None:
     """Its callers are answered by the other one soon; it is not asked again until a probe answers."""
     shards = [replica(), replica()]

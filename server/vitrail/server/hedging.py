@@ -146,4 +146,8 @@ class Question:
 
 
 async def _call(replica: Replica, request: SearchBatchRequest, timeout: float) -> SearchBatchResponse:
-    return await replica.stub.SearchBatch(request, timeout=timeout)
+    try:
+        return await replica.stub.SearchBatch(request, timeout=timeout)
+    except grpc.aio.UsageError as error:  # it was forgotten meanwhile, and its channel closed
+        nothing = grpc.aio.Metadata()
+        raise grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, nothing, nothing, str(error)) from error
