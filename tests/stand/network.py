@@ -30,12 +30,12 @@ class Network:
         self._given = 0
         self._proxies: list[asyncio.subprocess.Process] = []
         self._addresses: dict[str, str] = {}
+        self._named: Mapping[str, Sequence[str]] = {}
         self._told: Mapping[str, Sequence[str]] | None = None
         self._served: Mapping[str, Sequence[str]] | None = None
         self.hosts = directory / "hosts"
         self.hosts.touch()
         self.hosts.with_name("nsswitch.conf").write_text("hosts: files\n")  # another name is unknown at once
-        self._write_hosts({})
 
     def close(self) -> None:
         self._claim.close()
@@ -52,6 +52,7 @@ class Network:
     async def forward(self, service: str, port: int, endpoints: Sequence[str] = ()) -> None:
         """Take connections for a Service at its address; for these endpoints, or for those that are told later."""
         address = f"{self.cluster_address(service)}:{port}"
+        self._write_hosts(self._named)
         file = self._endpoints(f"{service}:{port}")
         file.write_text("\n".join(endpoints))
         words = ["-m", "tests.stand.proxy", address, str(file)]
@@ -78,6 +79,7 @@ class Network:
 
     def _write_hosts(self, names: Mapping[str, Sequence[str]]) -> None:
         """In place, since pods hold the file itself; always as long, so that nobody reads a part."""
+        self._named = names
         fixed: Mapping[str, Sequence[str]] = {name: [address] for name, address in self._addresses.items()}
         lines = [f"{address} {name}" for name, found in {**fixed, **names}.items() for address in found]
         text = "\n".join(["127.0.0.1 localhost", *lines]).encode().ljust(HOSTS_BYTES, b"\n")

@@ -20,9 +20,11 @@ from vitrail.client import Client
 
 RESTART_SHARE, SHARE = 0.7, 0.5
 """Of the peak load: while all pods are replaced, and while more of them run than before, on as many cores."""
-LEAD = 15.0
+LEAD = 10.0
 """Seconds before and after what is done."""
 PEAK_SECONDS = 8.0
+CACHED = 30.0
+"""Seconds for which answers to names are kept: as long as the caches of many clusters do."""
 FEW = 20.0
 """Searches a second where it is not about load."""
 ALERT_PATIENCE = 600.0
@@ -57,7 +59,7 @@ def installed(directory: Path, neighbour: Path | None = None) -> Iterator[Instal
         neighbour: The source of the images; this one's where not given.
     """
     images = {PREVIOUS: neighbour} if neighbour else {}
-    with Stand(directory, images=images) as stand, Client(stand.address, timeout=60) as client:
+    with Stand(directory, images=images, cached=CACHED) as stand, Client(stand.address, timeout=60) as client:
         stand.apply({"images": {"tag": PREVIOUS}} if neighbour else {})
         stand.settle()
         with scraping(stand, directory / "prometheus") as prometheus, Callers(stand.address) as callers:
