@@ -69,8 +69,10 @@ class Cluster:
             await self._network.stop()
 
     def is_settled(self) -> bool:
-        """Whether all pods are there, available and of the newest revision, and Jobs are done."""
-        return all(self._is_settled(each) for each in workloads(self._objects)) and not self._ends
+        """Whether all pods are there, available and of the newest revision, others are gone, and Jobs are done."""
+        wanted = workloads(self._objects)
+        strange = {pod.owner.name for pod in self.pods.values()} - {each.name for each in wanted}
+        return not strange and not self._ends and all(self._is_settled(each) for each in wanted)
 
     def _tick(self) -> None:
         wanted = workloads(self._objects)

@@ -4,16 +4,31 @@ import argparse
 import shlex
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from tests.bench.report import show, write
+from tests.bench.report import markdown, show
 from tests.stand import scenarios
 from tests.stand.scenarios import Shown
+from tests.stand.stand import ENDPOINT_SECONDS
 
-NAMES = ("rolling", "shards", "lost", "dashboards", "neighbours", "orders")
-SHARED = NAMES[:4]
-"""On one stand, one after another."""
+SHARED = {
+    "neighbours": scenarios.neighbours,
+    "rolling": scenarios.rolling,
+    "shards": scenarios.shards,
+    "lost": scenarios.lost,
+    "dashboards": scenarios.dashboards,
+}
+ORDERS = "orders"
+NAMES = (*SHARED, ORDERS)
+HEADING = "The chart's pods on one machine"
+ABOUT = f"""
+No cluster runs here: each pod that Helm renders from `tests/stand/values.yaml` is a process, with its own command,
+environment, user, read-only file system, volumes and address, asked, replaced and ended as Kubernetes does
+(`tests/stand`), on a PostgreSQL and under a Prometheus with the chart's own configuration. Endpoints are seen after
+{ENDPOINT_SECONDS} s, and answers of DNS are kept for {scenarios.CACHED:.0f} s, as in many clusters. All pods, those
+that start too, share the machine's cores with callers.
+"""
 
 
 def main() -> None:
@@ -32,18 +47,16 @@ def main() -> None:
         _write(found, given.out)
 
 
-def _shown(directory: Path, wanted: tuple[str, ...], neighbour: str) -> Iterator[tuple[str, Shown]]:
-    """What each scenario shows; those that leave the stand as it was share one."""
-    shared = [name for name in SHARED if name in wanted]
-    if shared:
-        with scenarios.installed(directory / "shared") as on:
-            for name in shared:
-                yield name, getattr(scenarios, name)(on)
-    if "neighbours" in wanted:
-        with scenarios.installed(directory / "mixed", scenarios.sources(neighbour, directory / "neighbour")) as on:
-            yield "neighbours", scenarios.neighbours(on)
-    if "orders" in wanted:
-        yield "orders", scenarios.orders(directory / "orders")
+def _shown(directory: Path, wanted: Sequence[str], neighbour: str) -> Iterator[tuple[str, Shown]]:
+    """What each scenario shows. All but the last are on one stand, which has the neighbour's images at first."""
+    images = scenarios.sources(neighbour, directory / "neighbour") if "neighbours" in wanted else None
+    if set(wanted) & set(SHARED):
+        with scenarios.installed(directory / "shared", images) as on:
+            for name, scenario in SHARED.items():
+                if name in wanted:
+                    yield name, scenario(on)
+    if ORDERS in wanted:
+        yield ORDERS, scenarios.orders(directory / ORDERS)
 
 
 def _write(found: dict[str, Shown], path: Path) -> None:
@@ -55,7 +68,8 @@ def _write(found: dict[str, Shown], path: Path) -> None:
                 section=shown.section._replace(note=f"{shown.section.note}\n\n![]({picture.name})")
             )
     command = shlex.join(["python", "-m", "tests.stand.main", *sys.argv[1:]])
-    write(path, "The chart on this machine", command, [shown.section for shown in found.values()])
+    head, mark, rest = markdown(HEADING, command, [shown.section for shown in found.values()]).partition("\n## ")
+    path.write_text(f"{head}\n{ABOUT}{mark}{rest}")
 
 
 if __name__ == "__main__":

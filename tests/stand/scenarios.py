@@ -22,6 +22,8 @@ RESTART_SHARE, SHARE = 0.7, 0.5
 """Of the peak load: while all pods are replaced, and while more of them run than before, on as many cores."""
 LEAD = 10.0
 """Seconds before and after what is done."""
+IN_FLIGHT = 0.5
+"""Seconds that a phase begins before what is done in it: what is in flight then belongs to it."""
 PEAK_SECONDS = 8.0
 CACHED = 30.0
 """Seconds for which answers to names are kept: as long as the caches of many clusters do."""
@@ -231,8 +233,7 @@ def _under_load(on: Installed, title: str, act: Callable[[], Iterator[str]], rat
             now = time.time()
             phases = [*phases[:-1], phases[-1]._replace(end=now)] if phases else []
             phases.append(Phase(name, now, now))
-            if len(phases) == 1:
-                time.sleep(LEAD)
+            time.sleep(IN_FLIGHT if len(phases) > 1 else LEAD)
         time.sleep(LEAD)
         phases[-1] = phases[-1]._replace(end=time.time())
     finally:
