@@ -54,7 +54,7 @@ def vitrail(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 
-@pytest.mark.parametrize("train_at", [100_000, 500])
+@pytest.mark.parametrize("train_at", [100_000, pytest.param(500, marks=pytest.mark.long)])
 def test_proof_of_erasure(start: Start, tmp_path: Path, train_at: int) -> None:
     """Store, write-ahead log, partitions and logs hold no byte of what was deleted, replaced, or dropped."""
     running = start("--shards", "2", "--replicas", "2")
@@ -97,6 +97,7 @@ def test_proof_of_erasure(start: Start, tmp_path: Path, train_at: int) -> None:
     assert found(tmp_path, secrets) == {}
 
 
+@pytest.mark.long
 def test_proof_of_erasure_on_postgresql(start: Start, tmp_path: Path) -> None:
     """In all of its files, and in its write-ahead log once that is let go of, as the report says it must be."""
     erased = ERASED[:5]  # there is much to look through
@@ -129,6 +130,7 @@ def test_proof_of_erasure_on_postgresql(start: Start, tmp_path: Path) -> None:
                 assert found(server.directory, kept[:1])
 
 
+@pytest.mark.long
 def test_proof_of_erasure_in_snapshots(start: Start, tmp_path: Path) -> None:
     """They are gone with the first one that is written an hour after the one that had them last."""
     snapshots = tmp_path / "snapshots"
