@@ -10,7 +10,7 @@ from tests.e2e.running import PATIENCE, Running, eventually, scrape, wait_applie
 from vitrail.cli.bench.callers import Callers, Load
 from vitrail.cli.bench.calls import Asked
 from vitrail.client import Client
-from vitrail.rpc.process import PROTOCOL
+from vitrail.rpc.protocol import PROTOCOL
 
 SCRAPE_SECONDS = 10.0
 """That Prometheus waits."""

@@ -13,6 +13,7 @@ from prometheus_client import REGISTRY
 
 from vitrail.rpc.channel import OPTIONS
 from vitrail.rpc.deadline import Deadline
+from vitrail.rpc.protocol import this_program
 from vitrail.rpc.server import Context
 from vitrail.rpc.vectors import FLOAT32, from_bytes
 from vitrail.server.batching import Batcher, R, T
@@ -37,6 +38,7 @@ from vitrail.v1.shard_pb2 import (
     SearchGroup,
 )
 from vitrail.v1.shard_pb2_grpc import ShardServiceServicer, add_ShardServiceServicer_to_server
+from vitrail.v1.types_pb2 import Program
 
 Floats = NDArray[np.float32]
 
@@ -108,6 +110,8 @@ class FakeShard(ShardServiceServicer):
         rebuilds: All orders to rebuild a partition, in order.
         requests: All batches that came, in order.
         probes: How often it was asked for its status.
+        program: What it says runs there.
+        refusal: Why it tells this coordinator nothing.
         filters: All filters whose ids were asked for, in order.
     """
 
@@ -132,6 +136,8 @@ class FakeShard(ShardServiceServicer):
     rebuilds: list[RebuildRequest] = field(default_factory=list)
     requests: list[SearchBatchRequest] = field(default_factory=list)
     probes: int = 0
+    program: Program = field(default_factory=this_program)
+    refusal: str = ""
     address: str = ""
     _going: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -154,6 +160,8 @@ class FakeShard(ShardServiceServicer):
     async def GetStatus(self, request: GetStatusRequest, context: Context) -> GetStatusResponse:  # noqa: N802
         self.probes += 1
         await self._going.wait()
+        if self.refusal:
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, self.refusal)
         partition = PartitionStatus(
             collection_uid=1,
             records=len(self.records),
@@ -169,6 +177,7 @@ class FakeShard(ShardServiceServicer):
             ready=self.ready,
             partitions=[partition],
             collections=[Collection(uid=1, train_at=self.train_at)],
+            program=self.program,
         )
 
     async def MatchIds(  # noqa: N802

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from tests.server.fakes import FakeShard, serving
+from vitrail.rpc import protocol
 from vitrail.rpc.errors import InvalidArgument
 from vitrail.server.cluster import ClusterService
 from vitrail.server.journal import Journal
@@ -12,6 +13,7 @@ from vitrail.server.topology import Topology
 from vitrail.server.writing import NewRecord, Write
 from vitrail.v1.cluster_pb2 import GetShardsRequest, GetShardsResponse, SetShardsRequest
 from vitrail.v1.collection_pb2 import Collection
+from vitrail.v1.types_pb2 import Program
 
 CONTEXT: Any = None
 
@@ -55,6 +57,26 @@ async def test_what_is_shown_of_processes(journal: Journal) -> None:
         assert len(topology.in_order()) == 3
         await service.SetShards(SetShardsRequest(shards=2), CONTEXT)
         assert len(topology.in_order()) == 2
+
+
+async def test_a_process_of_another_protocol_is_not_asked(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever of the two does not understand the other: it says why, and its replica is asked alone."""
+    one, other = FakeShard(), FakeShard()
+    one.program, other.program = Program(version="0.0.9", protocol=1), Program(version="1.2.3", protocol=2)
+    async with known(journal, one, other) as service:
+        processes = (await shown(service)).processes
+        assert [(p.program.version, p.failure) for p in processes] == [("0.0.9", ""), ("1.2.3", "")]
+        monkeypatch.setattr(protocol, "OLDEST", 2)
+        old = next(p for p in (await shown(service)).processes if p.address == one.address)
+        assert (old.shards, old.program.version) == (0, "0.0.9")
+        assert "of version 0.0.9, speaks protocol 1" in old.failure
+        assert [each.address for each in service._topology.shards[0].replicas] == [other.address]
+        other.refusal = "the coordinator speaks protocol 1"
+        await shown(service)
+        assert not service._topology.shards[0].can_be_asked
+        monkeypatch.setattr(protocol, "OLDEST", 1)
+        other.refusal = ""
+        assert [p.failure for p in (await shown(service)).processes] == ["", ""]
 
 
 async def test_the_wanted_layout_takes_over_once_it_is_whole(journal: Journal) -> None:

@@ -13,10 +13,12 @@ import grpc
 import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
+from structlog.testing import capture_logs
 
 from tests.server.fakes import eventually, in_time, running, sample
 from tests.shard.rows import clustered, collection
 from tests.shard.test_partition import flip, the
+from vitrail.rpc import protocol
 from vitrail.rpc.server import Server
 from vitrail.server.database import Database
 from vitrail.server.journal import Journal
@@ -35,6 +37,7 @@ from vitrail.shard.wanted import wanted_build
 from vitrail.v1.log_pb2 import Cursor, Row
 from vitrail.v1.log_pb2_grpc import add_LogServiceServicer_to_server
 from vitrail.v1.shard_pb2 import GroupResult, SearchBatchRequest, SearchGroup
+from vitrail.v1.types_pb2 import Program
 
 DIMENSION = 24
 SLOTS = (0, 1024)
@@ -148,6 +151,28 @@ async def test_a_restart_goes_on_from_what_was_published(world: World) -> None:
         assert shard.partition.dead == 0
         world.agrees(shard)
         await shard.stop()
+
+
+@pytest.mark.parametrize("old", ["shard", "coordinator"])
+async def test_who_is_not_understood_is_waited_for(world: World, monkeypatch: pytest.MonkeyPatch, old: str) -> None:
+    """A shard follows no coordinator whose protocol one of them does not know; it goes on once another answers."""
+    await world.write(0, 10)
+    with monkeypatch.context() as patched, capture_logs() as logs:
+        patched.setattr(protocol, "OLDEST", 2)
+        side = {"shard": "vitrail.shard.follow", "coordinator": "vitrail.server.log"}
+        for name, module in side.items():
+            told = Program(version=f"of the {name}", protocol=1 if name == old else 2)
+            patched.setattr(f"{module}.this_program", lambda told=told: told)
+        shard = world.shard()
+        await eventually(lambda: sample("vitrail_waiting", **{"for": "log"}) == 1)
+        assert not shard.follower.ready.is_set()
+        assert not list(shard.partitions)
+    await world.caught_up(shard)
+    assert sample("vitrail_waiting", **{"for": "log"}) == 0
+    whys = [line["why"] for line in logs if line["event"] == "waiting for the log"]
+    assert [f"the {old}, of version of the {old}, speaks protocol 1" in why for why in whys] == [True]
+    world.agrees(shard)
+    await shard.stop()
 
 
 async def test_how_far_a_build_has_come(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -267,6 +267,9 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "no documents": lambda directory: os.truncate(the(directory, "table-*/documents"), 0),
     "no table": lambda directory: shutil.rmtree(the(directory, "table-*")),
     "a garbled manifest": lambda directory: (directory / "manifest.json").write_text("{"),
+    "a manifest of a newer format, which says more": lambda directory: (directory / "manifest.json").write_text(
+        (directory / "manifest.json").read_text().replace('"format": 3', '"format": 4, "more": {}')
+    ),
     "a manifest of another format": lambda directory: (directory / "manifest.json").write_text(
         (directory / "manifest.json").read_text().replace('"format": 3', '"format": 999')
     ),

@@ -1,5 +1,7 @@
 """The command `vitrail`."""
 
+from typing import Annotated
+
 import typer
 
 from vitrail.cli import catalog
@@ -15,13 +17,30 @@ from vitrail.cli.shards import shards
 from vitrail.cli.stats import stats
 from vitrail.cli.up import up
 from vitrail.cli.versions import reembed, versions
+from vitrail.rpc.protocol import VERSION
+
+
+def show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(VERSION)
+        raise typer.Exit
+
 
 app = typer.Typer(
-    help="An image search engine: photos in, the most similar photos out.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and end.", callback=show_version, is_eager=True)
+    ] = False,
+) -> None:
+    """An image search engine: photos in, the most similar photos out."""
+
 
 # Commands of a client.
 app.command()(index)

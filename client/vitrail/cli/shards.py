@@ -7,7 +7,7 @@ import typer
 from vitrail.cli.common import DEFAULT_ADDRESS, Address, AsJson, connected, print_json, print_table
 from vitrail.client import ShardProcess
 
-COLUMNS = ["layout", "shard", "state", "records", "applied", "behind", "address", "metrics"]
+COLUMNS = ["layout", "shard", "state", "records", "applied", "behind", "address", "metrics", "version"]
 
 
 def shards(
@@ -35,4 +35,5 @@ def _row(process: ShardProcess, serving: int) -> list[object]:
     place = (f"of {process.shards}", process.shard) if process.shards else ("", "")
     state = process.failure or ("serves" if process.shards == serving else "ready")
     applied = f"{100 * (process.head - process.behind) // process.head if process.head else 100}%"
-    return [*place, state, process.records, applied, process.behind, process.address, process.metrics_address]
+    where = [process.address, process.metrics_address, process.version]
+    return [*place, state, process.records, applied, process.behind, *where]

@@ -470,6 +470,8 @@ class ShardProcess:
         records: Live records, over all collections.
         metrics_address: Where its metrics are served.
         head: Numbers of the log, over all collections.
+        version: Of Vitrail there; empty where it was never told.
+        protocol: Which it speaks to the other processes; 0 where it was never told.
     """
 
     address: str
@@ -480,6 +482,8 @@ class ShardProcess:
     records: int
     metrics_address: str
     head: int
+    version: str = ""
+    protocol: int = 0
 
 
 @dataclass(frozen=True, slots=True)

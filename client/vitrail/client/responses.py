@@ -220,6 +220,8 @@ def shard_process(message: cluster_pb2.ShardProcess) -> ShardProcess:
         records=message.records,
         metrics_address=message.metrics_address,
         head=message.head,
+        version=message.program.version,
+        protocol=message.program.protocol,
     )
 
 

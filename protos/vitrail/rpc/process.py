@@ -3,7 +3,6 @@
 import contextlib
 import ctypes
 import gc
-import importlib.metadata
 import logging
 import os
 import signal
@@ -13,11 +12,10 @@ from pathlib import Path
 import structlog
 from prometheus_client import Gauge, disable_created_metrics, start_http_server
 
+from vitrail.rpc.protocol import PROTOCOL, VERSION
+
 PARENT = "VITRAIL_PARENT_PID"
 """Set by whoever starts a process that must not outlive it."""
-
-PROTOCOL = 1
-"""Of what the processes of a cluster say to each other; counts on where a neighbour of before would not understand."""
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # malloc.h
@@ -54,7 +52,7 @@ def serve_metrics(host: str, port: int) -> int:
     disable_created_metrics()  # when each series began: as many series again, which nobody asks for
     ANONYMOUS.set_function(anonymous_bytes)
     MEMORY.set(memory_limit())
-    BUILD.labels(importlib.metadata.version("vitrail"), PROTOCOL).set(1)
+    BUILD.labels(VERSION, PROTOCOL).set(1)
     server, _ = start_http_server(port, host)
     return server.server_port
 

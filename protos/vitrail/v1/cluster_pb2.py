@@ -22,25 +22,26 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from vitrail.v1 import types_pb2 as vitrail_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18vitrail/v1/cluster.proto\x12\nvitrail.v1\"\x12\n\x10GetShardsRequest\"a\n\x11GetShardsResponse\x12\x0f\n\x07serving\x18\x01 \x01(\x05\x12\x0e\n\x06wanted\x18\x02 \x01(\x05\x12+\n\tprocesses\x18\x03 \x03(\x0b\x32\x18.vitrail.v1.ShardProcess\"\x97\x01\n\x0cShardProcess\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\r\n\x05shard\x18\x02 \x01(\x05\x12\x0e\n\x06shards\x18\x03 \x01(\x05\x12\x0f\n\x07\x66\x61ilure\x18\x04 \x01(\t\x12\x0e\n\x06\x62\x65hind\x18\x05 \x01(\x03\x12\x0f\n\x07records\x18\x06 \x01(\x03\x12\x17\n\x0fmetrics_address\x18\x07 \x01(\t\x12\x0c\n\x04head\x18\x08 \x01(\x03\"\"\n\x10SetShardsRequest\x12\x0e\n\x06shards\x18\x01 \x01(\x05\"\x13\n\x11SetShardsResponse2\xa4\x01\n\x0e\x43lusterService\x12H\n\tGetShards\x12\x1c.vitrail.v1.GetShardsRequest\x1a\x1d.vitrail.v1.GetShardsResponse\x12H\n\tSetShards\x12\x1c.vitrail.v1.SetShardsRequest\x1a\x1d.vitrail.v1.SetShardsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18vitrail/v1/cluster.proto\x12\nvitrail.v1\x1a\x16vitrail/v1/types.proto\"\x12\n\x10GetShardsRequest\"a\n\x11GetShardsResponse\x12\x0f\n\x07serving\x18\x01 \x01(\x05\x12\x0e\n\x06wanted\x18\x02 \x01(\x05\x12+\n\tprocesses\x18\x03 \x03(\x0b\x32\x18.vitrail.v1.ShardProcess\"\xbd\x01\n\x0cShardProcess\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\r\n\x05shard\x18\x02 \x01(\x05\x12\x0e\n\x06shards\x18\x03 \x01(\x05\x12\x0f\n\x07\x66\x61ilure\x18\x04 \x01(\t\x12\x0e\n\x06\x62\x65hind\x18\x05 \x01(\x03\x12\x0f\n\x07records\x18\x06 \x01(\x03\x12\x17\n\x0fmetrics_address\x18\x07 \x01(\t\x12\x0c\n\x04head\x18\x08 \x01(\x03\x12$\n\x07program\x18\t \x01(\x0b\x32\x13.vitrail.v1.Program\"\"\n\x10SetShardsRequest\x12\x0e\n\x06shards\x18\x01 \x01(\x05\"\x13\n\x11SetShardsResponse2\xa4\x01\n\x0e\x43lusterService\x12H\n\tGetShards\x12\x1c.vitrail.v1.GetShardsRequest\x1a\x1d.vitrail.v1.GetShardsResponse\x12H\n\tSetShards\x12\x1c.vitrail.v1.SetShardsRequest\x1a\x1d.vitrail.v1.SetShardsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'vitrail.v1.cluster_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_GETSHARDSREQUEST']._serialized_start=40
-  _globals['_GETSHARDSREQUEST']._serialized_end=58
-  _globals['_GETSHARDSRESPONSE']._serialized_start=60
-  _globals['_GETSHARDSRESPONSE']._serialized_end=157
-  _globals['_SHARDPROCESS']._serialized_start=160
-  _globals['_SHARDPROCESS']._serialized_end=311
-  _globals['_SETSHARDSREQUEST']._serialized_start=313
-  _globals['_SETSHARDSREQUEST']._serialized_end=347
-  _globals['_SETSHARDSRESPONSE']._serialized_start=349
-  _globals['_SETSHARDSRESPONSE']._serialized_end=368
-  _globals['_CLUSTERSERVICE']._serialized_start=371
-  _globals['_CLUSTERSERVICE']._serialized_end=535
+  _globals['_GETSHARDSREQUEST']._serialized_start=64
+  _globals['_GETSHARDSREQUEST']._serialized_end=82
+  _globals['_GETSHARDSRESPONSE']._serialized_start=84
+  _globals['_GETSHARDSRESPONSE']._serialized_end=181
+  _globals['_SHARDPROCESS']._serialized_start=184
+  _globals['_SHARDPROCESS']._serialized_end=373
+  _globals['_SETSHARDSREQUEST']._serialized_start=375
+  _globals['_SETSHARDSREQUEST']._serialized_end=409
+  _globals['_SETSHARDSRESPONSE']._serialized_start=411
+  _globals['_SETSHARDSRESPONSE']._serialized_end=430
+  _globals['_CLUSTERSERVICE']._serialized_start=433
+  _globals['_CLUSTERSERVICE']._serialized_end=597
 # @@protoc_insertion_point(module_scope)

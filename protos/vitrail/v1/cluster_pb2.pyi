@@ -10,6 +10,7 @@ import google.protobuf.internal.containers
 import google.protobuf.message
 import sys
 import typing
+import vitrail.v1.types_pb2
 
 if sys.version_info >= (3, 10):
     import typing as typing_extensions
@@ -66,6 +67,7 @@ class ShardProcess(google.protobuf.message.Message):
     RECORDS_FIELD_NUMBER: builtins.int
     METRICS_ADDRESS_FIELD_NUMBER: builtins.int
     HEAD_FIELD_NUMBER: builtins.int
+    PROGRAM_FIELD_NUMBER: builtins.int
     address: builtins.str
     shard: builtins.int
     """Which shard it is, from 0, and of how many; 0 of 0 where it was never heard."""
@@ -79,6 +81,10 @@ class ShardProcess(google.protobuf.message.Message):
     metrics_address: builtins.str
     head: builtins.int
     """Numbers of the log, over all collections."""
+    @property
+    def program(self) -> vitrail.v1.types_pb2.Program:
+        """What runs there; absent where it was never heard."""
+
     def __init__(
         self,
         *,
@@ -90,8 +96,10 @@ class ShardProcess(google.protobuf.message.Message):
         records: builtins.int = ...,
         metrics_address: builtins.str = ...,
         head: builtins.int = ...,
+        program: vitrail.v1.types_pb2.Program | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["address", b"address", "behind", b"behind", "failure", b"failure", "head", b"head", "metrics_address", b"metrics_address", "records", b"records", "shard", b"shard", "shards", b"shards"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["program", b"program"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["address", b"address", "behind", b"behind", "failure", b"failure", "head", b"head", "metrics_address", b"metrics_address", "program", b"program", "records", b"records", "shard", b"shard", "shards", b"shards"]) -> None: ...
 
 Global___ShardProcess: typing_extensions.TypeAlias = ShardProcess
 

@@ -23,29 +23,30 @@ _sym_db = _symbol_database.Default()
 
 
 from vitrail.v1 import collection_pb2 as vitrail_dot_v1_dot_collection__pb2
+from vitrail.v1 import types_pb2 as vitrail_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14vitrail/v1/log.proto\x12\nvitrail.v1\x1a\x1bvitrail/v1/collection.proto\"k\n\rFollowRequest\x12\x12\n\nslot_begin\x18\x01 \x01(\x05\x12\x10\n\x08slot_end\x18\x02 \x01(\x05\x12#\n\x07\x63ursors\x18\x03 \x03(\x0b\x32\x12.vitrail.v1.Cursor\x12\x0f\n\x07without\x18\x04 \x03(\x03\";\n\x06\x43ursor\x12\x16\n\x0e\x63ollection_uid\x18\x01 \x01(\x03\x12\x0b\n\x03seq\x18\x02 \x01(\x03\x12\x0c\n\x04mark\x18\x03 \x01(\x03\"\xb1\x01\n\x0e\x46ollowResponse\x12&\n\x07\x63\x61talog\x18\x01 \x01(\x0b\x32\x13.vitrail.v1.CatalogH\x00\x12 \n\x04rows\x18\x02 \x01(\x0b\x32\x10.vitrail.v1.RowsH\x00\x12(\n\ncheckpoint\x18\x03 \x01(\x0b\x32\x12.vitrail.v1.CursorH\x00\x12\"\n\x05reset\x18\x04 \x01(\x0b\x32\x11.vitrail.v1.ResetH\x00\x42\x07\n\x05\x65vent\"C\n\x07\x43\x61talog\x12\x0b\n\x03seq\x18\x01 \x01(\x03\x12+\n\x0b\x63ollections\x18\x02 \x03(\x0b\x32\x16.vitrail.v1.Collection\"\x1f\n\x05Reset\x12\x16\n\x0e\x63ollection_uid\x18\x01 \x01(\x03\"K\n\x04Rows\x12\x16\n\x0e\x63ollection_uid\x18\x01 \x01(\x03\x12\x1d\n\x04rows\x18\x02 \x03(\x0b\x32\x0f.vitrail.v1.Row\x12\x0c\n\x04head\x18\x03 \x01(\x03\"a\n\x03Row\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0b\n\x03seq\x18\x02 \x01(\x03\x12\x0c\n\x04slot\x18\x03 \x01(\x05\x12\x0f\n\x07\x64\x65leted\x18\x04 \x01(\x08\x12\x0e\n\x06vector\x18\x05 \x01(\x0c\x12\x12\n\nattributes\x18\x06 \x01(\x0c\x32O\n\nLogService\x12\x41\n\x06\x46ollow\x12\x19.vitrail.v1.FollowRequest\x1a\x1a.vitrail.v1.FollowResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14vitrail/v1/log.proto\x12\nvitrail.v1\x1a\x1bvitrail/v1/collection.proto\x1a\x16vitrail/v1/types.proto\"\x91\x01\n\rFollowRequest\x12\x12\n\nslot_begin\x18\x01 \x01(\x05\x12\x10\n\x08slot_end\x18\x02 \x01(\x05\x12#\n\x07\x63ursors\x18\x03 \x03(\x0b\x32\x12.vitrail.v1.Cursor\x12\x0f\n\x07without\x18\x04 \x03(\x03\x12$\n\x07program\x18\x05 \x01(\x0b\x32\x13.vitrail.v1.Program\";\n\x06\x43ursor\x12\x16\n\x0e\x63ollection_uid\x18\x01 \x01(\x03\x12\x0b\n\x03seq\x18\x02 \x01(\x03\x12\x0c\n\x04mark\x18\x03 \x01(\x03\"\xb1\x01\n\x0e\x46ollowResponse\x12&\n\x07\x63\x61talog\x18\x01 \x01(\x0b\x32\x13.vitrail.v1.CatalogH\x00\x12 \n\x04rows\x18\x02 \x01(\x0b\x32\x10.vitrail.v1.RowsH\x00\x12(\n\ncheckpoint\x18\x03 \x01(\x0b\x32\x12.vitrail.v1.CursorH\x00\x12\"\n\x05reset\x18\x04 \x01(\x0b\x32\x11.vitrail.v1.ResetH\x00\x42\x07\n\x05\x65vent\"i\n\x07\x43\x61talog\x12\x0b\n\x03seq\x18\x01 \x01(\x03\x12+\n\x0b\x63ollections\x18\x02 \x03(\x0b\x32\x16.vitrail.v1.Collection\x12$\n\x07program\x18\x03 \x01(\x0b\x32\x13.vitrail.v1.Program\"\x1f\n\x05Reset\x12\x16\n\x0e\x63ollection_uid\x18\x01 \x01(\x03\"K\n\x04Rows\x12\x16\n\x0e\x63ollection_uid\x18\x01 \x01(\x03\x12\x1d\n\x04rows\x18\x02 \x03(\x0b\x32\x0f.vitrail.v1.Row\x12\x0c\n\x04head\x18\x03 \x01(\x03\"a\n\x03Row\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0b\n\x03seq\x18\x02 \x01(\x03\x12\x0c\n\x04slot\x18\x03 \x01(\x05\x12\x0f\n\x07\x64\x65leted\x18\x04 \x01(\x08\x12\x0e\n\x06vector\x18\x05 \x01(\x0c\x12\x12\n\nattributes\x18\x06 \x01(\x0c\x32O\n\nLogService\x12\x41\n\x06\x46ollow\x12\x19.vitrail.v1.FollowRequest\x1a\x1a.vitrail.v1.FollowResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'vitrail.v1.log_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_FOLLOWREQUEST']._serialized_start=65
-  _globals['_FOLLOWREQUEST']._serialized_end=172
-  _globals['_CURSOR']._serialized_start=174
-  _globals['_CURSOR']._serialized_end=233
-  _globals['_FOLLOWRESPONSE']._serialized_start=236
-  _globals['_FOLLOWRESPONSE']._serialized_end=413
-  _globals['_CATALOG']._serialized_start=415
-  _globals['_CATALOG']._serialized_end=482
-  _globals['_RESET']._serialized_start=484
-  _globals['_RESET']._serialized_end=515
-  _globals['_ROWS']._serialized_start=517
-  _globals['_ROWS']._serialized_end=592
-  _globals['_ROW']._serialized_start=594
-  _globals['_ROW']._serialized_end=691
-  _globals['_LOGSERVICE']._serialized_start=693
-  _globals['_LOGSERVICE']._serialized_end=772
+  _globals['_FOLLOWREQUEST']._serialized_start=90
+  _globals['_FOLLOWREQUEST']._serialized_end=235
+  _globals['_CURSOR']._serialized_start=237
+  _globals['_CURSOR']._serialized_end=296
+  _globals['_FOLLOWRESPONSE']._serialized_start=299
+  _globals['_FOLLOWRESPONSE']._serialized_end=476
+  _globals['_CATALOG']._serialized_start=478
+  _globals['_CATALOG']._serialized_end=583
+  _globals['_RESET']._serialized_start=585
+  _globals['_RESET']._serialized_end=616
+  _globals['_ROWS']._serialized_start=618
+  _globals['_ROWS']._serialized_end=693
+  _globals['_ROW']._serialized_start=695
+  _globals['_ROW']._serialized_end=792
+  _globals['_LOGSERVICE']._serialized_start=794
+  _globals['_LOGSERVICE']._serialized_end=873
 # @@protoc_insertion_point(module_scope)

@@ -11,6 +11,7 @@ import google.protobuf.message
 import sys
 import typing
 import vitrail.v1.collection_pb2
+import vitrail.v1.types_pb2
 
 if sys.version_info >= (3, 10):
     import typing as typing_extensions
@@ -27,6 +28,7 @@ class FollowRequest(google.protobuf.message.Message):
     SLOT_END_FIELD_NUMBER: builtins.int
     CURSORS_FIELD_NUMBER: builtins.int
     WITHOUT_FIELD_NUMBER: builtins.int
+    PROGRAM_FIELD_NUMBER: builtins.int
     slot_begin: builtins.int
     """Slots from `slot_begin` up to and without `slot_end`."""
     slot_end: builtins.int
@@ -38,6 +40,10 @@ class FollowRequest(google.protobuf.message.Message):
     def without(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
         """Collections of which nothing is to be sent: the follower does not know yet where it is to start."""
 
+    @property
+    def program(self) -> vitrail.v1.types_pb2.Program:
+        """Of the follower."""
+
     def __init__(
         self,
         *,
@@ -45,8 +51,10 @@ class FollowRequest(google.protobuf.message.Message):
         slot_end: builtins.int = ...,
         cursors: collections.abc.Iterable[Global___Cursor] | None = ...,
         without: collections.abc.Iterable[builtins.int] | None = ...,
+        program: vitrail.v1.types_pb2.Program | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["cursors", b"cursors", "slot_begin", b"slot_begin", "slot_end", b"slot_end", "without", b"without"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["program", b"program"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["cursors", b"cursors", "program", b"program", "slot_begin", b"slot_begin", "slot_end", b"slot_end", "without", b"without"]) -> None: ...
 
 Global___FollowRequest: typing_extensions.TypeAlias = FollowRequest
 
@@ -117,16 +125,23 @@ class Catalog(google.protobuf.message.Message):
 
     SEQ_FIELD_NUMBER: builtins.int
     COLLECTIONS_FIELD_NUMBER: builtins.int
+    PROGRAM_FIELD_NUMBER: builtins.int
     seq: builtins.int
     @property
     def collections(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[vitrail.v1.collection_pb2.Collection]: ...
+    @property
+    def program(self) -> vitrail.v1.types_pb2.Program:
+        """Of the coordinator."""
+
     def __init__(
         self,
         *,
         seq: builtins.int = ...,
         collections: collections.abc.Iterable[vitrail.v1.collection_pb2.Collection] | None = ...,
+        program: vitrail.v1.types_pb2.Program | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["collections", b"collections", "seq", b"seq"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["program", b"program"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["collections", b"collections", "program", b"program", "seq", b"seq"]) -> None: ...
 
 Global___Catalog: typing_extensions.TypeAlias = Catalog
 

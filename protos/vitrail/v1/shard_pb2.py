@@ -25,45 +25,46 @@ _sym_db = _symbol_database.Default()
 from vitrail.v1 import collection_pb2 as vitrail_dot_v1_dot_collection__pb2
 from vitrail.v1 import filter_pb2 as vitrail_dot_v1_dot_filter__pb2
 from vitrail.v1 import log_pb2 as vitrail_dot_v1_dot_log__pb2
+from vitrail.v1 import types_pb2 as vitrail_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16vitrail/v1/shard.proto\x12\nvitrail.v1\x1a\x1bvitrail/v1/collection.proto\x1a\x17vitrail/v1/filter.proto\x1a\x14vitrail/v1/log.proto\"=\n\x12SearchBatchRequest\x12\'\n\x06groups\x18\x01 \x03(\x0b\x32\x17.vitrail.v1.SearchGroup\"\xdb\x01\n\x0bSearchGroup\x12\x16\n\x0e\x63ollection_uid\x18\x01 \x01(\x03\x12\x0f\n\x07vectors\x18\x02 \x01(\x0c\x12\r\n\x05top_k\x18\x03 \x01(\x05\x12\x0e\n\x06nprobe\x18\x04 \x01(\x05\x12\x15\n\rrerank_factor\x18\x05 \x01(\x02\x12\r\n\x05\x65xact\x18\x06 \x01(\x08\x12\x12\n\nattributes\x18\x07 \x01(\x08\x12\x0f\n\x07timeout\x18\x08 \x01(\x01\x12\"\n\x06\x66ilter\x18\t \x01(\x0b\x32\x12.vitrail.v1.Filter\x12\x15\n\rtarget_recall\x18\n \x01(\x02\"?\n\x13SearchBatchResponse\x12(\n\x07results\x18\x01 \x03(\x0b\x32\x17.vitrail.v1.GroupResult\"\x9e\x02\n\x0bGroupResult\x12\x0e\n\x06\x63ounts\x18\x01 \x03(\x05\x12\x0b\n\x03ids\x18\x02 \x03(\t\x12\x0e\n\x06scores\x18\x03 \x01(\x0c\x12\x12\n\nattributes\x18\x04 \x03(\x0c\x12\x0f\n\x07records\x18\x05 \x01(\x03\x12#\n\x07\x61pplied\x18\x06 \x01(\x0b\x32\x12.vitrail.v1.Cursor\x12\x0f\n\x07trained\x18\x07 \x01(\x08\x12\r\n\x05\x65xact\x18\x08 \x01(\x08\x12\x0e\n\x06nprobe\x18\t \x01(\x05\x12\x0f\n\x07version\x18\n \x01(\t\x12\x0f\n\x07seconds\x18\x0b \x01(\x01\x12\r\n\x05\x65rror\x18\x0c \x01(\t\x12\x15\n\rrerank_factor\x18\r \x01(\x02\x12\x0e\n\x06recall\x18\x0e \x01(\x02\x12\x10\n\x08matching\x18\x0f \x01(\x03\"\x12\n\x10GetStatusRequest\"\xe1\x01\n\x11GetStatusResponse\x12\r\n\x05shard\x18\x01 \x01(\x05\x12\x0e\n\x06shards\x18\x02 \x01(\x05\x12\r\n\x05ready\x18\x03 \x01(\x08\x12\x13\n\x0b\x63\x61talog_seq\x18\x04 \x01(\x03\x12/\n\npartitions\x18\x05 \x03(\x0b\x32\x1b.vitrail.v1.PartitionStatus\x12\x14\n\x0cmetrics_port\x18\x06 \x01(\x05\x12+\n\x0b\x63ollections\x18\x07 \x03(\x0b\x32\x16.vitrail.v1.Collection\x12\x15\n\rhas_snapshots\x18\x08 \x01(\x08\"\x86\x02\n\x0fPartitionStatus\x12\x16\n\x0e\x63ollection_uid\x18\x01 \x01(\x03\x12#\n\x07\x61pplied\x18\x02 \x01(\x0b\x32\x12.vitrail.v1.Cursor\x12\x0f\n\x07records\x18\x03 \x01(\x03\x12\x0c\n\x04tail\x18\x04 \x01(\x03\x12\r\n\x05state\x18\x05 \x01(\t\x12\x0c\n\x04\x62usy\x18\x06 \x01(\t\x12\x0f\n\x07version\x18\x07 \x01(\t\x12\x0e\n\x06recipe\x18\x08 \x01(\t\x12\x0e\n\x06nprobe\x18\t \x01(\x05\x12%\n\x05index\x18\n \x01(\x0b\x32\x16.vitrail.v1.IndexStats\x12\x0f\n\x07reached\x18\x0b \x01(\x03\x12\x11\n\tclean_seq\x18\x0c \x01(\x03\"M\n\x0fMatchIdsRequest\x12\x16\n\x0e\x63ollection_uid\x18\x01 \x01(\x03\x12\"\n\x06\x66ilter\x18\x02 \x01(\x0b\x32\x12.vitrail.v1.Filter\"D\n\x10MatchIdsResponse\x12\x0b\n\x03ids\x18\x01 \x03(\t\x12#\n\x07\x61pplied\x18\x02 \x01(\x0b\x32\x12.vitrail.v1.Cursor\"+\n\x11GetDigestsRequest\x12\x16\n\x0e\x63ollection_uid\x18\x01 \x01(\x03\"w\n\x12GetDigestsResponse\x12#\n\x07\x61pplied\x18\x01 \x01(\x0b\x32\x12.vitrail.v1.Cursor\x12\x12\n\nslot_begin\x18\x02 \x01(\x05\x12\x0c\n\x04seqs\x18\x03 \x01(\x0c\x12\x0c\n\x04sums\x18\x04 \x01(\x0c\x12\x0c\n\x04life\x18\x05 \x01(\t\"6\n\x0eRebuildRequest\x12\x16\n\x0e\x63ollection_uid\x18\x01 \x01(\x03\x12\x0c\n\x04life\x18\x02 \x01(\t\"\x11\n\x0fRebuildResponse\"5\n\x0e\x43ompactRequest\x12\x16\n\x0e\x63ollection_uid\x18\x01 \x01(\x03\x12\x0b\n\x03seq\x18\x02 \x01(\x03\"\x11\n\x0f\x43ompactResponse2\xc6\x03\n\x0cShardService\x12N\n\x0bSearchBatch\x12\x1e.vitrail.v1.SearchBatchRequest\x1a\x1f.vitrail.v1.SearchBatchResponse\x12H\n\tGetStatus\x12\x1c.vitrail.v1.GetStatusRequest\x1a\x1d.vitrail.v1.GetStatusResponse\x12G\n\x08MatchIds\x12\x1b.vitrail.v1.MatchIdsRequest\x1a\x1c.vitrail.v1.MatchIdsResponse0\x01\x12K\n\nGetDigests\x12\x1d.vitrail.v1.GetDigestsRequest\x1a\x1e.vitrail.v1.GetDigestsResponse\x12\x42\n\x07Rebuild\x12\x1a.vitrail.v1.RebuildRequest\x1a\x1b.vitrail.v1.RebuildResponse\x12\x42\n\x07\x43ompact\x12\x1a.vitrail.v1.CompactRequest\x1a\x1b.vitrail.v1.CompactResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16vitrail/v1/shard.proto\x12\nvitrail.v1\x1a\x1bvitrail/v1/collection.proto\x1a\x17vitrail/v1/filter.proto\x1a\x14vitrail/v1/log.proto\x1a\x16vitrail/v1/types.proto\"=\n\x12SearchBatchRequest\x12\'\n\x06groups\x18\x01 \x03(\x0b\x32\x17.vitrail.v1.SearchGroup\"\xdb\x01\n\x0bSearchGroup\x12\x16\n\x0e\x63ollection_uid\x18\x01 \x01(\x03\x12\x0f\n\x07vectors\x18\x02 \x01(\x0c\x12\r\n\x05top_k\x18\x03 \x01(\x05\x12\x0e\n\x06nprobe\x18\x04 \x01(\x05\x12\x15\n\rrerank_factor\x18\x05 \x01(\x02\x12\r\n\x05\x65xact\x18\x06 \x01(\x08\x12\x12\n\nattributes\x18\x07 \x01(\x08\x12\x0f\n\x07timeout\x18\x08 \x01(\x01\x12\"\n\x06\x66ilter\x18\t \x01(\x0b\x32\x12.vitrail.v1.Filter\x12\x15\n\rtarget_recall\x18\n \x01(\x02\"?\n\x13SearchBatchResponse\x12(\n\x07results\x18\x01 \x03(\x0b\x32\x17.vitrail.v1.GroupResult\"\x9e\x02\n\x0bGroupResult\x12\x0e\n\x06\x63ounts\x18\x01 \x03(\x05\x12\x0b\n\x03ids\x18\x02 \x03(\t\x12\x0e\n\x06scores\x18\x03 \x01(\x0c\x12\x12\n\nattributes\x18\x04 \x03(\x0c\x12\x0f\n\x07records\x18\x05 \x01(\x03\x12#\n\x07\x61pplied\x18\x06 \x01(\x0b\x32\x12.vitrail.v1.Cursor\x12\x0f\n\x07trained\x18\x07 \x01(\x08\x12\r\n\x05\x65xact\x18\x08 \x01(\x08\x12\x0e\n\x06nprobe\x18\t \x01(\x05\x12\x0f\n\x07version\x18\n \x01(\t\x12\x0f\n\x07seconds\x18\x0b \x01(\x01\x12\r\n\x05\x65rror\x18\x0c \x01(\t\x12\x15\n\rrerank_factor\x18\r \x01(\x02\x12\x0e\n\x06recall\x18\x0e \x01(\x02\x12\x10\n\x08matching\x18\x0f \x01(\x03\"8\n\x10GetStatusRequest\x12$\n\x07program\x18\x01 \x01(\x0b\x32\x13.vitrail.v1.Program\"\x87\x02\n\x11GetStatusResponse\x12\r\n\x05shard\x18\x01 \x01(\x05\x12\x0e\n\x06shards\x18\x02 \x01(\x05\x12\r\n\x05ready\x18\x03 \x01(\x08\x12\x13\n\x0b\x63\x61talog_seq\x18\x04 \x01(\x03\x12/\n\npartitions\x18\x05 \x03(\x0b\x32\x1b.vitrail.v1.PartitionStatus\x12\x14\n\x0cmetrics_port\x18\x06 \x01(\x05\x12+\n\x0b\x63ollections\x18\x07 \x03(\x0b\x32\x16.vitrail.v1.Collection\x12\x15\n\rhas_snapshots\x18\x08 \x01(\x08\x12$\n\x07program\x18\t \x01(\x0b\x32\x13.vitrail.v1.Program\"\x86\x02\n\x0fPartitionStatus\x12\x16\n\x0e\x63ollection_uid\x18\x01 \x01(\x03\x12#\n\x07\x61pplied\x18\x02 \x01(\x0b\x32\x12.vitrail.v1.Cursor\x12\x0f\n\x07records\x18\x03 \x01(\x03\x12\x0c\n\x04tail\x18\x04 \x01(\x03\x12\r\n\x05state\x18\x05 \x01(\t\x12\x0c\n\x04\x62usy\x18\x06 \x01(\t\x12\x0f\n\x07version\x18\x07 \x01(\t\x12\x0e\n\x06recipe\x18\x08 \x01(\t\x12\x0e\n\x06nprobe\x18\t \x01(\x05\x12%\n\x05index\x18\n \x01(\x0b\x32\x16.vitrail.v1.IndexStats\x12\x0f\n\x07reached\x18\x0b \x01(\x03\x12\x11\n\tclean_seq\x18\x0c \x01(\x03\"M\n\x0fMatchIdsRequest\x12\x16\n\x0e\x63ollection_uid\x18\x01 \x01(\x03\x12\"\n\x06\x66ilter\x18\x02 \x01(\x0b\x32\x12.vitrail.v1.Filter\"D\n\x10MatchIdsResponse\x12\x0b\n\x03ids\x18\x01 \x03(\t\x12#\n\x07\x61pplied\x18\x02 \x01(\x0b\x32\x12.vitrail.v1.Cursor\"+\n\x11GetDigestsRequest\x12\x16\n\x0e\x63ollection_uid\x18\x01 \x01(\x03\"w\n\x12GetDigestsResponse\x12#\n\x07\x61pplied\x18\x01 \x01(\x0b\x32\x12.vitrail.v1.Cursor\x12\x12\n\nslot_begin\x18\x02 \x01(\x05\x12\x0c\n\x04seqs\x18\x03 \x01(\x0c\x12\x0c\n\x04sums\x18\x04 \x01(\x0c\x12\x0c\n\x04life\x18\x05 \x01(\t\"6\n\x0eRebuildRequest\x12\x16\n\x0e\x63ollection_uid\x18\x01 \x01(\x03\x12\x0c\n\x04life\x18\x02 \x01(\t\"\x11\n\x0fRebuildResponse\"5\n\x0e\x43ompactRequest\x12\x16\n\x0e\x63ollection_uid\x18\x01 \x01(\x03\x12\x0b\n\x03seq\x18\x02 \x01(\x03\"\x11\n\x0f\x43ompactResponse2\xc6\x03\n\x0cShardService\x12N\n\x0bSearchBatch\x12\x1e.vitrail.v1.SearchBatchRequest\x1a\x1f.vitrail.v1.SearchBatchResponse\x12H\n\tGetStatus\x12\x1c.vitrail.v1.GetStatusRequest\x1a\x1d.vitrail.v1.GetStatusResponse\x12G\n\x08MatchIds\x12\x1b.vitrail.v1.MatchIdsRequest\x1a\x1c.vitrail.v1.MatchIdsResponse0\x01\x12K\n\nGetDigests\x12\x1d.vitrail.v1.GetDigestsRequest\x1a\x1e.vitrail.v1.GetDigestsResponse\x12\x42\n\x07Rebuild\x12\x1a.vitrail.v1.RebuildRequest\x1a\x1b.vitrail.v1.RebuildResponse\x12\x42\n\x07\x43ompact\x12\x1a.vitrail.v1.CompactRequest\x1a\x1b.vitrail.v1.CompactResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'vitrail.v1.shard_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SEARCHBATCHREQUEST']._serialized_start=114
-  _globals['_SEARCHBATCHREQUEST']._serialized_end=175
-  _globals['_SEARCHGROUP']._serialized_start=178
-  _globals['_SEARCHGROUP']._serialized_end=397
-  _globals['_SEARCHBATCHRESPONSE']._serialized_start=399
-  _globals['_SEARCHBATCHRESPONSE']._serialized_end=462
-  _globals['_GROUPRESULT']._serialized_start=465
-  _globals['_GROUPRESULT']._serialized_end=751
-  _globals['_GETSTATUSREQUEST']._serialized_start=753
-  _globals['_GETSTATUSREQUEST']._serialized_end=771
-  _globals['_GETSTATUSRESPONSE']._serialized_start=774
-  _globals['_GETSTATUSRESPONSE']._serialized_end=999
-  _globals['_PARTITIONSTATUS']._serialized_start=1002
-  _globals['_PARTITIONSTATUS']._serialized_end=1264
-  _globals['_MATCHIDSREQUEST']._serialized_start=1266
-  _globals['_MATCHIDSREQUEST']._serialized_end=1343
-  _globals['_MATCHIDSRESPONSE']._serialized_start=1345
-  _globals['_MATCHIDSRESPONSE']._serialized_end=1413
-  _globals['_GETDIGESTSREQUEST']._serialized_start=1415
-  _globals['_GETDIGESTSREQUEST']._serialized_end=1458
-  _globals['_GETDIGESTSRESPONSE']._serialized_start=1460
-  _globals['_GETDIGESTSRESPONSE']._serialized_end=1579
-  _globals['_REBUILDREQUEST']._serialized_start=1581
-  _globals['_REBUILDREQUEST']._serialized_end=1635
-  _globals['_REBUILDRESPONSE']._serialized_start=1637
-  _globals['_REBUILDRESPONSE']._serialized_end=1654
-  _globals['_COMPACTREQUEST']._serialized_start=1656
-  _globals['_COMPACTREQUEST']._serialized_end=1709
-  _globals['_COMPACTRESPONSE']._serialized_start=1711
-  _globals['_COMPACTRESPONSE']._serialized_end=1728
-  _globals['_SHARDSERVICE']._serialized_start=1731
-  _globals['_SHARDSERVICE']._serialized_end=2185
+  _globals['_SEARCHBATCHREQUEST']._serialized_start=138
+  _globals['_SEARCHBATCHREQUEST']._serialized_end=199
+  _globals['_SEARCHGROUP']._serialized_start=202
+  _globals['_SEARCHGROUP']._serialized_end=421
+  _globals['_SEARCHBATCHRESPONSE']._serialized_start=423
+  _globals['_SEARCHBATCHRESPONSE']._serialized_end=486
+  _globals['_GROUPRESULT']._serialized_start=489
+  _globals['_GROUPRESULT']._serialized_end=775
+  _globals['_GETSTATUSREQUEST']._serialized_start=777
+  _globals['_GETSTATUSREQUEST']._serialized_end=833
+  _globals['_GETSTATUSRESPONSE']._serialized_start=836
+  _globals['_GETSTATUSRESPONSE']._serialized_end=1099
+  _globals['_PARTITIONSTATUS']._serialized_start=1102
+  _globals['_PARTITIONSTATUS']._serialized_end=1364
+  _globals['_MATCHIDSREQUEST']._serialized_start=1366
+  _globals['_MATCHIDSREQUEST']._serialized_end=1443
+  _globals['_MATCHIDSRESPONSE']._serialized_start=1445
+  _globals['_MATCHIDSRESPONSE']._serialized_end=1513
+  _globals['_GETDIGESTSREQUEST']._serialized_start=1515
+  _globals['_GETDIGESTSREQUEST']._serialized_end=1558
+  _globals['_GETDIGESTSRESPONSE']._serialized_start=1560
+  _globals['_GETDIGESTSRESPONSE']._serialized_end=1679
+  _globals['_REBUILDREQUEST']._serialized_start=1681
+  _globals['_REBUILDREQUEST']._serialized_end=1735
+  _globals['_REBUILDRESPONSE']._serialized_start=1737
+  _globals['_REBUILDRESPONSE']._serialized_end=1754
+  _globals['_COMPACTREQUEST']._serialized_start=1756
+  _globals['_COMPACTREQUEST']._serialized_end=1809
+  _globals['_COMPACTRESPONSE']._serialized_start=1811
+  _globals['_COMPACTRESPONSE']._serialized_end=1828
+  _globals['_SHARDSERVICE']._serialized_start=1831
+  _globals['_SHARDSERVICE']._serialized_end=2285
 # @@protoc_insertion_point(module_scope)

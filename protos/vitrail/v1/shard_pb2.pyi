@@ -13,6 +13,7 @@ import typing
 import vitrail.v1.collection_pb2
 import vitrail.v1.filter_pb2
 import vitrail.v1.log_pb2
+import vitrail.v1.types_pb2
 
 if sys.version_info >= (3, 10):
     import typing as typing_extensions
@@ -187,9 +188,18 @@ Global___GroupResult: typing_extensions.TypeAlias = GroupResult
 class GetStatusRequest(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
+    PROGRAM_FIELD_NUMBER: builtins.int
+    @property
+    def program(self) -> vitrail.v1.types_pb2.Program:
+        """Of the coordinator that asks."""
+
     def __init__(
         self,
+        *,
+        program: vitrail.v1.types_pb2.Program | None = ...,
     ) -> None: ...
+    def HasField(self, field_name: typing.Literal["program", b"program"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["program", b"program"]) -> None: ...
 
 Global___GetStatusRequest: typing_extensions.TypeAlias = GetStatusRequest
 
@@ -205,6 +215,7 @@ class GetStatusResponse(google.protobuf.message.Message):
     METRICS_PORT_FIELD_NUMBER: builtins.int
     COLLECTIONS_FIELD_NUMBER: builtins.int
     HAS_SNAPSHOTS_FIELD_NUMBER: builtins.int
+    PROGRAM_FIELD_NUMBER: builtins.int
     shard: builtins.int
     shards: builtins.int
     ready: builtins.bool
@@ -219,6 +230,8 @@ class GetStatusResponse(google.protobuf.message.Message):
     def collections(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[vitrail.v1.collection_pb2.Collection]:
         """What the shard knows of the catalog, for coordinators that start while the store is down."""
 
+    @property
+    def program(self) -> vitrail.v1.types_pb2.Program: ...
     def __init__(
         self,
         *,
@@ -230,8 +243,10 @@ class GetStatusResponse(google.protobuf.message.Message):
         metrics_port: builtins.int = ...,
         collections: collections.abc.Iterable[vitrail.v1.collection_pb2.Collection] | None = ...,
         has_snapshots: builtins.bool = ...,
+        program: vitrail.v1.types_pb2.Program | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["catalog_seq", b"catalog_seq", "collections", b"collections", "has_snapshots", b"has_snapshots", "metrics_port", b"metrics_port", "partitions", b"partitions", "ready", b"ready", "shard", b"shard", "shards", b"shards"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["program", b"program"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["catalog_seq", b"catalog_seq", "collections", b"collections", "has_snapshots", b"has_snapshots", "metrics_port", b"metrics_port", "partitions", b"partitions", "program", b"program", "ready", b"ready", "shard", b"shard", "shards", b"shards"]) -> None: ...
 
 Global___GetStatusResponse: typing_extensions.TypeAlias = GetStatusResponse
 

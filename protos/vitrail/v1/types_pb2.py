@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16vitrail/v1/types.proto\x12\nvitrail.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"5\n\x06Vector\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x0e\n\x06values\x18\x02 \x03(\x02\x12\r\n\x05space\x18\x03 \x01(\t\"=\n\x0bVectorArray\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x11\n\tdimension\x18\x02 \x01(\x05\x12\r\n\x05space\x18\x03 \x01(\t\"\x1c\n\nStringList\x12\x0e\n\x06values\x18\x01 \x03(\t\"\xd8\x01\n\x05Value\x12\x16\n\x0cstring_value\x18\x01 \x01(\tH\x00\x12\x17\n\rinteger_value\x18\x02 \x01(\x03H\x00\x12\x15\n\x0b\x66loat_value\x18\x03 \x01(\x01H\x00\x12\x17\n\rboolean_value\x18\x04 \x01(\x08H\x00\x12\x35\n\x0ftimestamp_value\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x00\x12/\n\rstrings_value\x18\x06 \x01(\x0b\x32\x16.vitrail.v1.StringListH\x00\x42\x06\n\x04kind\"\x82\x01\n\nAttributes\x12\x32\n\x06\x66ields\x18\x01 \x03(\x0b\x32\".vitrail.v1.Attributes.FieldsEntry\x1a@\n\x0b\x46ieldsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12 \n\x05value\x18\x02 \x01(\x0b\x32\x11.vitrail.v1.Value:\x02\x38\x01\"T\n\tItemError\x12\r\n\x05index\x18\x01 \x01(\x05\x12\n\n\x02id\x18\x02 \x01(\t\x12\x0c\n\x04\x63ode\x18\x03 \x01(\x05\x12\r\n\x05\x66ield\x18\x04 \x01(\t\x12\x0f\n\x07message\x18\x05 \x01(\t*\xd6\x01\n\rAttributeType\x12\x1e\n\x1a\x41TTRIBUTE_TYPE_UNSPECIFIED\x10\x00\x12\x19\n\x15\x41TTRIBUTE_TYPE_STRING\x10\x01\x12\x1a\n\x16\x41TTRIBUTE_TYPE_INTEGER\x10\x02\x12\x18\n\x14\x41TTRIBUTE_TYPE_FLOAT\x10\x03\x12\x1a\n\x16\x41TTRIBUTE_TYPE_BOOLEAN\x10\x04\x12\x1c\n\x18\x41TTRIBUTE_TYPE_TIMESTAMP\x10\x05\x12\x1a\n\x16\x41TTRIBUTE_TYPE_STRINGS\x10\x06*c\n\x06Metric\x12\x16\n\x12METRIC_UNSPECIFIED\x10\x00\x12\x11\n\rMETRIC_COSINE\x10\x01\x12\x18\n\x14METRIC_INNER_PRODUCT\x10\x02\x12\x14\n\x10METRIC_EUCLIDEAN\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16vitrail/v1/types.proto\x12\nvitrail.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"5\n\x06Vector\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x0e\n\x06values\x18\x02 \x03(\x02\x12\r\n\x05space\x18\x03 \x01(\t\"=\n\x0bVectorArray\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x11\n\tdimension\x18\x02 \x01(\x05\x12\r\n\x05space\x18\x03 \x01(\t\",\n\x07Program\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x10\n\x08protocol\x18\x02 \x01(\x05\"\x1c\n\nStringList\x12\x0e\n\x06values\x18\x01 \x03(\t\"\xd8\x01\n\x05Value\x12\x16\n\x0cstring_value\x18\x01 \x01(\tH\x00\x12\x17\n\rinteger_value\x18\x02 \x01(\x03H\x00\x12\x15\n\x0b\x66loat_value\x18\x03 \x01(\x01H\x00\x12\x17\n\rboolean_value\x18\x04 \x01(\x08H\x00\x12\x35\n\x0ftimestamp_value\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x00\x12/\n\rstrings_value\x18\x06 \x01(\x0b\x32\x16.vitrail.v1.StringListH\x00\x42\x06\n\x04kind\"\x82\x01\n\nAttributes\x12\x32\n\x06\x66ields\x18\x01 \x03(\x0b\x32\".vitrail.v1.Attributes.FieldsEntry\x1a@\n\x0b\x46ieldsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12 \n\x05value\x18\x02 \x01(\x0b\x32\x11.vitrail.v1.Value:\x02\x38\x01\"T\n\tItemError\x12\r\n\x05index\x18\x01 \x01(\x05\x12\n\n\x02id\x18\x02 \x01(\t\x12\x0c\n\x04\x63ode\x18\x03 \x01(\x05\x12\r\n\x05\x66ield\x18\x04 \x01(\t\x12\x0f\n\x07message\x18\x05 \x01(\t*\xd6\x01\n\rAttributeType\x12\x1e\n\x1a\x41TTRIBUTE_TYPE_UNSPECIFIED\x10\x00\x12\x19\n\x15\x41TTRIBUTE_TYPE_STRING\x10\x01\x12\x1a\n\x16\x41TTRIBUTE_TYPE_INTEGER\x10\x02\x12\x18\n\x14\x41TTRIBUTE_TYPE_FLOAT\x10\x03\x12\x1a\n\x16\x41TTRIBUTE_TYPE_BOOLEAN\x10\x04\x12\x1c\n\x18\x41TTRIBUTE_TYPE_TIMESTAMP\x10\x05\x12\x1a\n\x16\x41TTRIBUTE_TYPE_STRINGS\x10\x06*c\n\x06Metric\x12\x16\n\x12METRIC_UNSPECIFIED\x10\x00\x12\x11\n\rMETRIC_COSINE\x10\x01\x12\x18\n\x14METRIC_INNER_PRODUCT\x10\x02\x12\x14\n\x10METRIC_EUCLIDEAN\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,22 +34,24 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_ATTRIBUTES_FIELDSENTRY']._loaded_options = None
   _globals['_ATTRIBUTES_FIELDSENTRY']._serialized_options = b'8\001'
-  _globals['_ATTRIBUTETYPE']._serialized_start=658
-  _globals['_ATTRIBUTETYPE']._serialized_end=872
-  _globals['_METRIC']._serialized_start=874
-  _globals['_METRIC']._serialized_end=973
+  _globals['_ATTRIBUTETYPE']._serialized_start=704
+  _globals['_ATTRIBUTETYPE']._serialized_end=918
+  _globals['_METRIC']._serialized_start=920
+  _globals['_METRIC']._serialized_end=1019
   _globals['_VECTOR']._serialized_start=71
   _globals['_VECTOR']._serialized_end=124
   _globals['_VECTORARRAY']._serialized_start=126
   _globals['_VECTORARRAY']._serialized_end=187
-  _globals['_STRINGLIST']._serialized_start=189
-  _globals['_STRINGLIST']._serialized_end=217
-  _globals['_VALUE']._serialized_start=220
-  _globals['_VALUE']._serialized_end=436
-  _globals['_ATTRIBUTES']._serialized_start=439
-  _globals['_ATTRIBUTES']._serialized_end=569
-  _globals['_ATTRIBUTES_FIELDSENTRY']._serialized_start=505
-  _globals['_ATTRIBUTES_FIELDSENTRY']._serialized_end=569
-  _globals['_ITEMERROR']._serialized_start=571
-  _globals['_ITEMERROR']._serialized_end=655
+  _globals['_PROGRAM']._serialized_start=189
+  _globals['_PROGRAM']._serialized_end=233
+  _globals['_STRINGLIST']._serialized_start=235
+  _globals['_STRINGLIST']._serialized_end=263
+  _globals['_VALUE']._serialized_start=266
+  _globals['_VALUE']._serialized_end=482
+  _globals['_ATTRIBUTES']._serialized_start=485
+  _globals['_ATTRIBUTES']._serialized_end=615
+  _globals['_ATTRIBUTES_FIELDSENTRY']._serialized_start=551
+  _globals['_ATTRIBUTES_FIELDSENTRY']._serialized_end=615
+  _globals['_ITEMERROR']._serialized_start=617
+  _globals['_ITEMERROR']._serialized_end=701
 # @@protoc_insertion_point(module_scope)

@@ -126,6 +126,26 @@ class VectorArray(google.protobuf.message.Message):
 Global___VectorArray: typing_extensions.TypeAlias = VectorArray
 
 @typing.final
+class Program(google.protobuf.message.Message):
+    """What runs in a process of a cluster. One that does not tell it speaks protocol 1."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: builtins.int
+    PROTOCOL_FIELD_NUMBER: builtins.int
+    version: builtins.str
+    protocol: builtins.int
+    def __init__(
+        self,
+        *,
+        version: builtins.str = ...,
+        protocol: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["protocol", b"protocol", "version", b"version"]) -> None: ...
+
+Global___Program: typing_extensions.TypeAlias = Program
+
+@typing.final
 class StringList(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 

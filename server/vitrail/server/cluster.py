@@ -52,4 +52,5 @@ def _process(replica: Replica, heads: Heads, serving: int) -> ShardProcess:
         records=sum(replica.records.values()),
         metrics_address=replica.metrics_address,
         head=sum(seqs.values()),
+        program=replica.program,
     )

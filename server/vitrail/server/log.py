@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Set
 
 from vitrail.rpc.errors import InvalidArgument, Unavailable
+from vitrail.rpc.protocol import check, this_program
 from vitrail.rpc.server import Context
 from vitrail.rpc.slots import SLOTS
 from vitrail.server import metrics
@@ -34,6 +35,7 @@ class LogService(LogServiceServicer):
         self._is_busy = is_busy
 
     async def Follow(self, request: FollowRequest, context: Context) -> AsyncIterator[FollowResponse]:  # noqa: N802
+        check(request.program, "the shard")
         slots = (request.slot_begin, request.slot_end)
         if not 0 <= slots[0] < slots[1] <= SLOTS:
             raise InvalidArgument(f"slots {slots[0]} to {slots[1]} are not within 0 to {SLOTS}", field="slot_end")
@@ -54,7 +56,8 @@ class LogService(LogServiceServicer):
             collections = catalog.all()
             if catalog.seq != catalog_seq:
                 catalog_seq = catalog.seq
-                yield FollowResponse(catalog=Catalog(seq=catalog_seq, collections=collections))
+                whole = Catalog(seq=catalog_seq, collections=collections, program=this_program())
+                yield FollowResponse(catalog=whole)
             heads = await self._journal.read(self._journal.store.heads)
             for collection in collections:
                 if collection.uid in without:

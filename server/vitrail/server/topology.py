@@ -18,11 +18,14 @@ import structlog
 from prometheus_client import Histogram
 
 from vitrail.rpc.channel import CLIENT_OPTIONS
+from vitrail.rpc.errors import FailedPrecondition
+from vitrail.rpc.protocol import check, this_program
 from vitrail.server import metrics
 from vitrail.v1.collection_pb2 import Collection
 from vitrail.v1.log_pb2 import Cursor
 from vitrail.v1.shard_pb2 import GetStatusRequest, GetStatusResponse, PartitionStatus
 from vitrail.v1.shard_pb2_grpc import ShardServiceStub
+from vitrail.v1.types_pb2 import Program
 
 if TYPE_CHECKING:
     from vitrail.v1.shard_pb2_grpc import ShardServiceAsyncStub
@@ -59,6 +62,9 @@ class Replica:
     failure: str = NEVER_HEARD
     """Why it did not answer a probe, is not ready, or is quarantined; else empty."""
     status: GetStatusResponse | None = None
+    """None where it was never heard, or is not understood."""
+    program: Program = field(default_factory=Program)
+    """What runs there, as last heard."""
     records: dict[int, int] = field(default_factory=dict)
     """Live records by collection uid, as last heard in a status or an answer."""
     applied: dict[int, Cursor] = field(default_factory=dict)
@@ -132,6 +138,19 @@ class Replica:
         self.is_settled = all(map(self.is_settled_in, status.collections))
         self.failure = QUARANTINED if self.diverged else "" if status.ready else CATCHING_UP
         self.overdue = 0
+
+    def lost(self, why: str) -> None:
+        """It did not answer; it is asked again."""
+        if not self.failure:
+            log.warning("lost a shard", address=self.address, why=why)
+        self.failure = why
+
+    def refuse(self, why: str) -> None:
+        """Ask it nothing: one of the two does not understand the other."""
+        if self.failure != why:
+            log.warning("cannot talk to a shard", address=self.address, why=why)
+        self.status, self.failure = None, why
+        self.forget_times()
 
     def took(self, seconds: float) -> None:
         """Count the time of an answer."""
@@ -296,12 +315,16 @@ class Topology:
     async def probe(self, replica: Replica) -> None:
         """Ask one process for its status now."""
         try:
-            status = await replica.stub.GetStatus(GetStatusRequest(), timeout=PROBE_TIMEOUT)
+            status = await replica.stub.GetStatus(GetStatusRequest(program=this_program()), timeout=PROBE_TIMEOUT)
+            replica.program = status.program
+            check(status.program, "the shard")
+        except FailedPrecondition as error:
+            replica.refuse(error.message)
         except grpc.aio.AioRpcError as error:
-            was = replica.failure
-            replica.failure = reason(error)
-            if not was:
-                log.warning("lost a shard", address=replica.address, why=replica.failure)
+            if error.code() is grpc.StatusCode.FAILED_PRECONDITION:
+                replica.refuse(error.details() or "")
+            else:
+                replica.lost(reason(error))
         else:
             if replica.failure:
                 log.info("found a shard", address=replica.address, shard=status.shard, shards=status.shards)

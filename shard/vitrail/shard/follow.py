@@ -14,6 +14,8 @@ from typing import TypeVar
 import grpc
 import structlog
 
+from vitrail.rpc.errors import FailedPrecondition
+from vitrail.rpc.protocol import check, this_program
 from vitrail.rpc.waiting import Waiting
 from vitrail.shard import metrics
 from vitrail.shard.partition import APPLYING, Partition
@@ -77,12 +79,16 @@ class Follower:
             try:
                 self._stream = self._stub.Follow(self._request())
                 async for event in self._stream:
+                    if event.HasField("catalog"):
+                        check(event.catalog.program, "the coordinator")
                     delay = FIRST_DELAY
                     metrics.LOG_CONNECTED.set(1)
                     self._waiting.over()
                     await self._take(event)
             except FollowAgain:
                 log.info("following again from where partitions are")
+            except FailedPrecondition as error:
+                self._waiting.because(error.message)
             except asyncio.CancelledError:
                 if (task := asyncio.current_task()) and task.cancelling():  # which cancels the stream as well
                     raise
@@ -115,7 +121,11 @@ class Follower:
         begin, end = self._partitions.slots
         self._lives = {partition.collection.uid: partition.life for partition in self._partitions}
         return FollowRequest(
-            slot_begin=begin, slot_end=end, cursors=self._partitions.cursors(), without=list(self._starting)
+            slot_begin=begin,
+            slot_end=end,
+            cursors=self._partitions.cursors(),
+            without=list(self._starting),
+            program=this_program(),
         )
 
     def _look_for_snapshots(self) -> None:

@@ -19,6 +19,12 @@ FORMAT = 3
 CONFIG = ConfigDict(frozen=True, extra="forbid")
 
 
+class Format(BaseModel):
+    """What every version can read of any manifest."""
+
+    format: int
+
+
 class TableFiles(BaseModel):
     """The rows of a partition, in a directory of their own."""
 
@@ -93,9 +99,10 @@ def read(directory: Path) -> Manifest | None:
     if not path.exists():
         return None
     try:
-        manifest = Manifest.model_validate_json(path.read_bytes())
+        content = path.read_bytes()
+        found = Format.model_validate_json(content).format
+        if found != FORMAT:
+            raise Mismatch(f"{path} has format {found}, not {FORMAT}")
+        return Manifest.model_validate_json(content)
     except ValueError as error:
         raise Mismatch(f"{path}: {error}") from error
-    if manifest.format != FORMAT:
-        raise Mismatch(f"{path} has format {manifest.format}, not {FORMAT}")
-    return manifest

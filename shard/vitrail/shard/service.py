@@ -9,6 +9,7 @@ import numpy as np
 
 from vitrail.rpc import vectors
 from vitrail.rpc.errors import InvalidArgument, NotFound, Unavailable
+from vitrail.rpc.protocol import check, this_program
 from vitrail.rpc.server import Context
 from vitrail.shard import metrics
 from vitrail.shard.bitmap import rows_of
@@ -75,6 +76,7 @@ class ShardService(ShardServiceServicer):
             yield MatchIdsResponse(ids=ids, applied=applied)
 
     async def GetStatus(self, request: GetStatusRequest, context: Context) -> GetStatusResponse:  # noqa: N802
+        check(request.program, "the coordinator")
         return GetStatusResponse(
             shard=self._config.index,
             shards=self._config.count,
@@ -84,6 +86,7 @@ class ShardService(ShardServiceServicer):
             metrics_port=self._metrics_port,
             collections=self._partitions.collections(),
             has_snapshots=bool(self._config.snapshots),
+            program=this_program(),
         )
 
     async def GetDigests(self, request: GetDigestsRequest, context: Context) -> GetDigestsResponse:  # noqa: N802
