@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := server shard client protos tests scripts
 
-.PHONY: demo test test-long stand check protos dashboards release-protos up bench bench-embed clean
+.PHONY: demo test test-long stand check protos dashboards locks images-check release-protos up bench bench-embed clean
 
 demo: $(VENV)/installed
 	$(BIN)/python -m vitrail.cli.demo $(if $(IMAGES),--images "$(IMAGES)")
@@ -31,6 +31,8 @@ check: $(VENV)/installed-dev
 	$(BIN)/buf breaking --against protos/released.binpb
 	$(BIN)/python scripts/protos.py
 	$(BIN)/python scripts/dashboards.py
+	$(BIN)/python scripts/locks.py
+	$(BIN)/hadolint deploy/Dockerfile
 
 protos: $(VENV)/installed-dev
 	$(BIN)/buf format --write
@@ -38,6 +40,12 @@ protos: $(VENV)/installed-dev
 
 dashboards: $(VENV)/installed-dev
 	$(BIN)/python scripts/dashboards.py --write
+
+locks: $(VENV)/installed-dev
+	$(BIN)/python scripts/locks.py --write
+
+images-check: $(VENV)/installed-dev
+	$(BIN)/python -m pytest --timeout 1800 tests/deploy/check_images.py
 
 release-protos: $(VENV)/installed-dev
 	$(BIN)/buf build --output protos/released.binpb
