@@ -9,6 +9,7 @@ from vitrail.cli.bench.command import bench
 from vitrail.cli.embed import embed
 from vitrail.cli.index import index
 from vitrail.cli.moving import export, import_
+from vitrail.cli.plan.command import plan
 from vitrail.cli.processes import migrate, server, shard
 from vitrail.cli.project import project
 from vitrail.cli.purge import purge
@@ -54,6 +55,7 @@ app.command()(versions)
 app.command()(reembed)
 app.command()(shards)
 app.command()(bench)
+app.command()(plan)
 app.add_typer(catalog.app, name="collections")
 
 # Commands that run processes of the cluster, or a model: these import their extras when they run.
