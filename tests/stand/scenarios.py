@@ -1,5 +1,6 @@
 """What is done to the stand, and what was seen of it."""
 
+import re
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -211,17 +212,24 @@ def _order(
     """A row for something that starts while something is not there."""
     take_away()
     stand.apply()
+    stand.wait(lambda: all(_waits(stand.log(pod)) for pod in stand.pods(waiting)))
     time.sleep(LEAD)
     pods = stand.pods(waiting)
     ready = sum(pod.ready is not None for pod in pods)
-    (*_, words) = ["", *stand.log(pods[0])]
+    words = _waits(stand.log(pods[0]))
     give_back()
     began = time.monotonic()
     stand.wait(lambda: all(pod.ready is not None for pod in pods))
     seconds = time.monotonic() - began
-    stand.settle()
+    stand.wait(lambda: all(pod.ready is not None for pod in (*stand.pods("coordinator"), *stand.pods("shard"))))
     restarts = sum(pod.restarts for pod in pods)
     return (name, f"{LEAD:.0f}", f"{ready} of {len(pods)}", str(restarts), f"{seconds:.1f}", words)
+
+
+def _waits(log: Sequence[str]) -> str:
+    """What a process said last of what it waits for, or nothing."""
+    said = [line for line in log if "waiting for" in line]
+    return re.sub(r"\s+", " ", said[-1].partition("] ")[2])[:160] if said else ""
 
 
 def _under_load(on: Installed, title: str, act: Callable[[], Iterator[str]], rate: float) -> Shown:

@@ -105,7 +105,7 @@ def _draw_latency(axes: Axes, seen: Seen) -> None:
     axes.plot(seconds + 0.5, p50, color=BLUE, label="p50 of each second", linewidth=1.2)
     axes.set_yscale("log")
     axes.set_ylabel("ms (log scale)")
-    axes.legend(loc="upper right", fontsize=8)
+    axes.legend(loc="center right", fontsize=8)
 
 
 def _draw_coverage(axes: Axes, seen: Seen) -> None:
