@@ -45,6 +45,7 @@ from vitrail.client.requests import SearchOptions
 from vitrail.client.retries import Retries
 from vitrail.client.transport import serialize, translate
 from vitrail.client.vectors import MatrixLike, VectorLike
+from vitrail.rpc import tracing
 from vitrail.rpc.attributes import AttributeValue
 from vitrail.rpc.channel import CLIENT_OPTIONS
 from vitrail.rpc.deadline import Deadline
@@ -353,7 +354,9 @@ class AsyncClient:
         attempt = 0
         while True:
             try:
-                response: Message = await self._stub(call.method)(call.request, timeout=deadline.remaining)
+                response: Message = await self._stub(call.method)(
+                    call.request, timeout=deadline.remaining, metadata=tracing.metadata()
+                )
             except grpc.aio.AioRpcError as failure:
                 error = translate(failure, self.address)
             else:

@@ -47,6 +47,7 @@ from vitrail.client.retries import Retries
 from vitrail.client.sources import source_of
 from vitrail.client.transport import serialize, translate
 from vitrail.client.vectors import MatrixLike, VectorLike
+from vitrail.rpc import tracing
 from vitrail.rpc.attributes import AttributeValue
 from vitrail.rpc.channel import CLIENT_OPTIONS
 from vitrail.rpc.deadline import Deadline
@@ -540,7 +541,9 @@ class Client:
         attempt = 0
         while True:
             try:
-                response: Message = self._stub(call.method)(call.request, timeout=deadline.remaining)
+                response: Message = self._stub(call.method)(
+                    call.request, timeout=deadline.remaining, metadata=tracing.metadata()
+                )
             except grpc.RpcError as failure:
                 error = translate(failure, self.address)
             else:

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import structlog
 from prometheus_client import Gauge, disable_created_metrics, start_http_server
+from structlog.typing import EventDict
 
+from vitrail.rpc import tracing
 from vitrail.rpc.protocol import PROTOCOL, VERSION
 
 PARENT = "VITRAIL_PARENT_PID"
@@ -33,6 +35,7 @@ def configure_logs(process: str, level: str = "info") -> None:
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
+            _with_trace,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.StackInfoRenderer(),
@@ -45,6 +48,12 @@ def configure_logs(process: str, level: str = "info") -> None:
         cache_logger_on_first_use=True,
     )
     structlog.contextvars.bind_contextvars(process=process)
+
+
+def _with_trace(_: object, __: str, event: EventDict) -> EventDict:
+    """The ids of the trace that a line was written in."""
+    found = tracing.context()
+    return {**event, "trace_id": f"{found.trace_id:032x}", "span_id": f"{found.span_id:016x}"} if found else event
 
 
 def serve_metrics(host: str, port: int) -> int:

@@ -19,6 +19,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram
 
+from vitrail.rpc import tracing
 from vitrail.rpc.channel import OPTIONS, STATUS_DETAILS
 from vitrail.rpc.errors import VitrailError, to_status
 
@@ -173,7 +174,8 @@ class Boundary:
         async def answer(request: Any, context: Context) -> Any:
             start = counts.begin()
             try:
-                response = await inner(request, context)
+                with tracing.call(service, name, context.invocation_metadata()):
+                    response = await inner(request, context)
             except BaseException as error:
                 await counts.failed(error, start, context)
                 raise

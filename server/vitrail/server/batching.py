@@ -18,6 +18,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeAlias, TypeVar
 
+from vitrail.rpc import tracing
 from vitrail.rpc.deadline import Deadline
 from vitrail.rpc.errors import DeadlineExceeded, ResourceExhausted
 from vitrail.server import metrics
@@ -40,6 +41,10 @@ class Ticket(Generic[T, R]):
     deadline: Deadline
     future: asyncio.Future[R]
     queued: float = field(default_factory=time.monotonic)
+    trace: tracing.Trace = field(default_factory=tracing.context)
+    """The span that it is a part of, if any."""
+    batch_trace: tracing.Trace = None
+    """The span of the batch that it went with, if any."""
 
     def answer(self, result: R) -> None:
         if not self.future.done():
@@ -125,6 +130,10 @@ class Batcher(Generic[T, R]):
             self._refused.inc()
             batches = 1 + self._size / self._limit
             raise ResourceExhausted(f"the {self._name} queue is full", retry_after=batches * self._batch_seconds)
+        with tracing.span(self._name, items=size):
+            return await self._wait(item, deadline, size, bulk)
+
+    async def _wait(self, item: T, deadline: Deadline, size: int, bulk: bool) -> R:
         loop = asyncio.get_running_loop()
         ticket: Ticket[T, R] = Ticket(item, size, deadline, loop.create_future())
         (self._bulk if bulk else self._interactive).append(ticket)
@@ -137,6 +146,7 @@ class Batcher(Generic[T, R]):
             return await ticket.future
         finally:
             timer.cancel()
+            tracing.link(ticket.batch_trace)
 
     @property
     def is_busy(self) -> bool:
@@ -181,9 +191,13 @@ class Batcher(Generic[T, R]):
 
     async def _run_batch(self, batch: Sequence[Ticket[T, R]], process: Process[T, R]) -> None:
         start = time.monotonic()
-        self._sizes.observe(sum(ticket.size for ticket in batch))
+        size = sum(ticket.size for ticket in batch)
+        self._sizes.observe(size)
         try:
-            await process(batch)
+            with tracing.batch(f"{self._name} batch", [ticket.trace for ticket in batch], items=size):
+                for ticket in batch[1:]:
+                    ticket.batch_trace = tracing.context()
+                await process(batch)
         except Exception as error:  # each caller gets it, and the queue goes on
             for ticket in batch:
                 ticket.fail(error)

@@ -11,6 +11,7 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
+from vitrail.rpc import tracing
 from vitrail.rpc.deadline import Deadline
 from vitrail.rpc.errors import (
     DeadlineExceeded,
@@ -136,12 +137,13 @@ class Pipeline:
         start = time.monotonic()
         try:
             loop = asyncio.get_running_loop()
-            async with self._workers.turns.taken(bulk=bulk):
-                if deadline.remaining <= 0:
-                    raise DeadlineExceeded("no time left to decode the image")
-                pixels, small = await loop.run_in_executor(
-                    self._workers.decoders, self._decode, image, field, with_thumbnail
-                )
+            with tracing.span("decode", bytes=len(image)):
+                async with self._workers.turns.taken(bulk=bulk):
+                    if deadline.remaining <= 0:
+                        raise DeadlineExceeded("no time left to decode the image")
+                    pixels, small = await loop.run_in_executor(
+                        self._workers.decoders, self._decode, image, field, with_thumbnail
+                    )
         except InvalidArgument:
             metrics.IMAGES_REFUSED.inc()
             raise

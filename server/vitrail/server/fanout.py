@@ -16,7 +16,7 @@ import grpc
 import numpy as np
 from numpy.typing import NDArray
 
-from vitrail.rpc import vectors
+from vitrail.rpc import tracing, vectors
 from vitrail.rpc.deadline import Deadline
 from vitrail.rpc.errors import DeadlineExceeded, Unavailable, VitrailError
 from vitrail.server import metrics
@@ -246,7 +246,8 @@ class Batch:
             return
         answered = time.monotonic()
         searched = [result for result in results.values() if not result.error]
-        hits = merge(searched, group.parameters.top_k) if searched else [[] for _ in range(group.size)]
+        with tracing.span("merge", shards=len(searched), queries=group.size):
+            hits = merge(searched, group.parameters.top_k) if searched else [[] for _ in range(group.size)]
         covered = coverage([self._known(shard, group, results) for shard in self._shards])
         info = index_info(results, group.parameters.space)
         seconds = max(result.seconds for result in results.values())

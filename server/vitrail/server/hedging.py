@@ -12,6 +12,7 @@ from typing import Any
 
 import grpc
 
+from vitrail.rpc import tracing
 from vitrail.rpc.deadline import Deadline
 from vitrail.server import metrics
 from vitrail.server.topology import Replica, Shard
@@ -147,7 +148,8 @@ class Question:
 
 async def _call(replica: Replica, request: SearchBatchRequest, timeout: float) -> SearchBatchResponse:
     try:
-        return await replica.stub.SearchBatch(request, timeout=timeout)
+        with tracing.span("shard", shard=replica.place[0] if replica.place else -1, address=replica.address):
+            return await replica.stub.SearchBatch(request, timeout=timeout, metadata=tracing.metadata())
     except grpc.aio.UsageError as error:  # it was forgotten meanwhile, and its channel closed
         nothing = grpc.aio.Metadata()
         raise grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, nothing, nothing, str(error)) from error

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 import structlog
 import uvloop
 
+from vitrail.rpc import tracing
 from vitrail.rpc.errors import Unavailable
 from vitrail.rpc.process import (
     collect_less_garbage,
@@ -69,6 +70,7 @@ def run(config: Config) -> None:
     collect_less_garbage()
     share_the_interpreter()
     configure_logs("coordinator", config.log_level)
+    tracing.start("coordinator")
     uvloop.run(_serve(config))  # a quarter more searches a second than asyncio's own loop
 
 

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from vitrail.rpc import vectors
+from vitrail.rpc import tracing, vectors
 from vitrail.rpc.deadline import Deadline
 from vitrail.rpc.errors import FailedPrecondition, InvalidArgument, NotFound, Unavailable, VitrailError
 from vitrail.rpc.server import Context
@@ -73,6 +73,7 @@ class SearchService(SearchServiceServicer):
         parameters = validate.parameters(request, collection, wanted.top_k)
         target = await self._queries.resolve(request.query, collection, deadline, "query")
         answer = await self._ask(parameters, [target], wanted, deadline)
+        _tell(collection, wanted, answer)
         wanted.check_coverage(answer)
         response = SearchResponse()
         await self._fill([response], wanted, collection, [target], answer)
@@ -91,6 +92,7 @@ class SearchService(SearchServiceServicer):
         targets = [target for target in outcomes if isinstance(target, Target)]
         if targets:
             answer = await self._ask(parameters, targets, wanted, deadline)
+            _tell(collection, wanted, answer)
             wanted.check_coverage(answer)
             responses = [result.response for result in batch.results if not result.HasField("error")]
             await self._fill(responses, wanted, collection, targets, answer)
@@ -248,6 +250,17 @@ async def _or_error(outcome: Awaitable[T]) -> T | VitrailError:
         return await outcome
     except ITEM_ERRORS as error:
         return error
+
+
+def _tell(collection: Collection, wanted: Wanted, answer: Answer) -> None:
+    """Say in the trace what was asked, and what was searched."""
+    tracing.tell(
+        collection=collection.name,
+        top_k=wanted.top_k,
+        coverage=answer.coverage.fraction,
+        nprobe=answer.index.nprobe,
+        trained=answer.index.trained,
+    )
 
 
 def _observe(response: SearchResponse) -> None:

@@ -8,6 +8,7 @@ import grpc
 import structlog
 import uvloop
 
+from vitrail.rpc import tracing
 from vitrail.rpc.channel import CLIENT_OPTIONS
 from vitrail.rpc.process import (
     collect_less_garbage,
@@ -45,6 +46,7 @@ def run(config: Config) -> None:
     collect_less_garbage()
     share_the_interpreter()
     configure_logs(f"shard-{config.index}", config.log_level)
+    tracing.start(f"shard-{config.index}")
     use_one_thread()
     uvloop.run(_serve(config))  # a quarter more searches a second than asyncio's own loop
 

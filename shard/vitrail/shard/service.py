@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from vitrail.rpc import vectors
+from vitrail.rpc import tracing, vectors
 from vitrail.rpc.errors import InvalidArgument, NotFound, Unavailable
 from vitrail.rpc.protocol import check, this_program
 from vitrail.rpc.server import Context
@@ -59,7 +59,13 @@ class ShardService(ShardServiceServicer):
     async def SearchBatch(self, request: SearchBatchRequest, context: Context) -> SearchBatchResponse:  # noqa: N802
         arrived = time.monotonic()
         gate = self._bulk if self._is_bulk(request) else self._interactive
-        return await asyncio.get_running_loop().run_in_executor(gate, self._search_batch, request, arrived)
+        response = await asyncio.get_running_loop().run_in_executor(gate, self._search_batch, request, arrived)
+        tracing.tell(
+            shard=self._config.index,
+            queries=sum(len(result.counts) for result in response.results),
+            search_seconds=sum(result.seconds for result in response.results),
+        )
+        return response
 
     async def MatchIds(  # noqa: N802
         self, request: MatchIdsRequest, context: Context
