@@ -50,7 +50,7 @@ def test_codes(dimension: int) -> None:
 def test_the_largest_shard(shards: int) -> None:
     """Slots do not divide evenly, and the plan is for the shard that has most."""
     most = max(end - begin for begin, end in (slot_range(shard, shards) for shard in range(shards)))
-    assert largest(Asked(SLOTS, Kind(512)), shards).records == most
+    assert largest(Asked(1000 * SLOTS, Kind(512)), shards).records == 1000 * most
 
 
 @pytest.mark.parametrize(("metric", "dtype"), [("cosine", np.float16), ("euclidean", np.float32)])
@@ -76,6 +76,12 @@ def test_what_was_measured() -> None:
     assert one.memory == pytest.approx((228e6 + 237e6) / 2, rel=0.05)
     assert one.disk / one.records == pytest.approx((2710.8 + 2682.4) / 2, rel=0.03)
     assert one.search_seconds == pytest.approx((470e-6 + 408e-6) / 2, rel=0.01)
+
+
+@pytest.mark.parametrize(("dimension", "taken"), [(64, 472), (256, 1270), (384, 2147), (512, 2996), (1024, 5749)])
+def test_the_store(dimension: int, taken: float) -> None:
+    """Of a record in PostgreSQL: docs/plan.md."""
+    assert Kind(dimension).stored_bytes == pytest.approx(taken, rel=0.03)
 
 
 def test_as_few_shards_as_memory_allows() -> None:

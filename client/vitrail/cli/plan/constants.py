@@ -71,8 +71,9 @@ PAGE = 4096
 """Bytes that are read at once."""
 ID_TEXT_BYTES = 24
 """Of an id: assumed."""
-STORED_BYTES = 250
-"""Of a record in PostgreSQL besides its vector and attributes, indexes and unused parts of pages included."""
-APART_FROM, APART_BYTES, APART_FACTOR = 2000, 100, 1.4
+STORED_PAGE, STORED_ROW, STORED_INDEXES = 8168, 104, 105
+"""Room in a page of PostgreSQL, which holds whole rows; what a record takes there besides its vector and attributes;
+and in indexes."""
+APART_FROM, APART_BYTES, APART_FACTOR = 1930, 100, 1.4
 """Where those two are so many bytes, PostgreSQL keeps them apart, in pieces of which few fit into a page. Both by
 `python -m tests.bench.plan --store`: docs/plan.md."""

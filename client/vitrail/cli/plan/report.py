@@ -33,7 +33,7 @@ def values(plan: Plan) -> dict[str, Any]:
 def show(plan: Plan) -> None:
     """Print it."""
     asked, kind, processes = plan.asked, plan.asked.kind, plan.shards * plan.replicas
-    title = (
+    typer.echo(
         f"{asked.records:,} records of {kind.dimension:,} dimensions, {kind.metric}: {plan.shards:,} shards of up to"
         f" {plan.records:,}, {plan.replicas} processes of each"
     )
@@ -46,7 +46,7 @@ def show(plan: Plan) -> None:
     ]
     table = [[what, size(each), size(processes * each)] for what, each in rows]
     table.append(["the store, PostgreSQL", "", size(plan.store)])
-    print_table(["", "a process", f"all {processes:,}"], table, title=title)
+    print_table(["", "a process", f"all {processes:,}"], table)
     print_table(
         ["a shard process starts", "in"],
         [

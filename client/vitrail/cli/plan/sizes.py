@@ -43,7 +43,8 @@ class Kind:
         """Of a record in PostgreSQL."""
         if self.is_stored_apart:
             return constants.APART_BYTES + constants.APART_FACTOR * self.given_bytes
-        return constants.STORED_BYTES + self.given_bytes
+        rows = constants.STORED_PAGE // (constants.STORED_ROW + self.given_bytes)
+        return constants.STORED_PAGE / rows + constants.STORED_INDEXES
 
     @property
     def components(self) -> int:
