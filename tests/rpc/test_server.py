@@ -210,6 +210,7 @@ async def test_reflection_lists_and_describes(channel: grpc.aio.Channel) -> None
     assert names == {
         "grpc.health.v1.Health",
         "grpc.reflection.v1alpha.ServerReflection",
+        "vitrail.v1.ProcessService",
         "vitrail.v1.SearchService",
         SERVICE,
     }

@@ -8,6 +8,7 @@ from vitrail.cli import catalog
 from vitrail.cli.bench.command import bench
 from vitrail.cli.embed import embed
 from vitrail.cli.index import index
+from vitrail.cli.log_level import log_level
 from vitrail.cli.moving import export, import_
 from vitrail.cli.plan.command import plan
 from vitrail.cli.processes import migrate, server, shard
@@ -54,6 +55,7 @@ app.command()(stats)
 app.command()(versions)
 app.command()(reembed)
 app.command()(shards)
+app.command("log-level")(log_level)
 app.command()(bench)
 app.command()(plan)
 app.add_typer(catalog.app, name="collections")

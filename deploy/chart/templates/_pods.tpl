@@ -73,6 +73,10 @@ securityContext:
 - {name: VITRAIL_METRICS_PORT, value: {{ index . 3 | quote }}}
 - {name: VITRAIL_SETTLE_SECONDS, value: {{ $root.Values.life.settle | quote }}}
 - {name: VITRAIL_DRAIN_SECONDS, value: {{ $root.Values.life.drain | quote }}}
+- {name: VITRAIL_LOG_FORMAT, value: json}
+{{- with $root.Values.monitoring.traces }}
+- {name: OTEL_EXPORTER_OTLP_ENDPOINT, value: {{ . | quote }}}
+{{- end }}
 {{- range $name, $value := $values.settings }}
 - {name: VITRAIL_{{ upper $name }}, value: {{ include "vitrail.plain" $value | quote }}}
 {{- end }}

@@ -1,19 +1,15 @@
-"""What every server process does first: logs to standard error, metrics on a port, memory given back to the system."""
+"""What every server process does first: metrics on a port, memory given back to the system."""
 
 import contextlib
 import ctypes
 import gc
-import logging
 import os
 import signal
 import sys
 from pathlib import Path
 
-import structlog
 from prometheus_client import Gauge, disable_created_metrics, start_http_server
-from structlog.typing import EventDict
 
-from vitrail.rpc import tracing
 from vitrail.rpc.protocol import PROTOCOL, VERSION
 
 PARENT = "VITRAIL_PARENT_PID"
@@ -28,32 +24,6 @@ CGROUP_LIMITS = [Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/
 ANONYMOUS = Gauge("vitrail_anonymous_bytes", "Memory of the process that no file backs (Linux).")
 MEMORY = Gauge("vitrail_memory_limit_bytes", "Memory that the process may take (Linux).")
 BUILD = Gauge("vitrail_build_info", "Always 1; what runs stands in the labels.", ["version", "protocol"])
-
-
-def configure_logs(process: str, level: str = "info") -> None:
-    """Write one readable line an event to standard error."""
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            _with_trace,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.StackInfoRenderer(),
-            structlog.dev.ConsoleRenderer(
-                colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
-            ),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=True,
-    )
-    structlog.contextvars.bind_contextvars(process=process)
-
-
-def _with_trace(_: object, __: str, event: EventDict) -> EventDict:
-    """The ids of the trace that a line was written in."""
-    found = tracing.context()
-    return {**event, "trace_id": f"{found.trace_id:032x}", "span_id": f"{found.span_id:016x}"} if found else event
 
 
 def serve_metrics(host: str, port: int) -> int:

@@ -22,6 +22,9 @@ from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram
 from vitrail.rpc import tracing
 from vitrail.rpc.channel import OPTIONS, STATUS_DETAILS
 from vitrail.rpc.errors import VitrailError, to_status
+from vitrail.rpc.logs import ProcessService
+from vitrail.v1.process_pb2 import DESCRIPTOR as PROCESS
+from vitrail.v1.process_pb2_grpc import add_ProcessServiceServicer_to_server
 
 log = structlog.get_logger()
 
@@ -32,6 +35,7 @@ else:
     Handler = grpc.RpcMethodHandler
     Context = grpc.aio.ServicerContext
 
+PROCESS_SERVICE = PROCESS.services_by_name["ProcessService"].full_name
 LIVE, STARTED = "live", "started"
 STATUS_CODES: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
 
@@ -67,6 +71,7 @@ class Server:
         self._names = [health.SERVICE_NAME, reflection.SERVICE_NAME]
         self._host, self._port = host, port
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._boundary)
+        self.add(add_ProcessServiceServicer_to_server, ProcessService(), PROCESS_SERVICE)
 
     def add(self, register: Callable[[Any, grpc.aio.Server], None], servicer: object, full_name: str) -> None:
         """Add one service by the function that grpc generated for it."""

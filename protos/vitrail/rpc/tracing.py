@@ -27,7 +27,7 @@ Value: TypeAlias = str | int | float | bool
 ENDPOINTS = "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
 PARENT = "traceparent"
 # What coordinators and shards say to each other many times a second is told only as a part of a caller's trace.
-INTERNAL = frozenset({"ShardService", "LogService", "Health", "ServerReflection"})
+INTERNAL = frozenset({"ShardService", "LogService", "ProcessService", "Health", "ServerReflection"})
 
 _nothing = contextlib.nullcontext()
 _tracer: "Tracer | None" = None

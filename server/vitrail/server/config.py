@@ -6,6 +6,7 @@ from typing import Annotated
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from vitrail.rpc.logs import Format, Level
 from vitrail.server.discovery import DNS, FILE
 
 DEFAULT_EMBEDDER = "efficientnet-lite0"
@@ -54,7 +55,9 @@ class Config(BaseSettings):
     """Images or queries that may wait; more are refused at once."""
     max_image_bytes: int = Field(default=32 * 1024 * 1024, ge=1)
     max_image_pixels: int = Field(default=50_000_000, ge=1)
-    log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")
+    log_level: Level = "info"
+    log_format: Format = "console"
+    """For people, or "json" for programs."""
 
     @field_validator("shards", "embedders", mode="before")
     @classmethod

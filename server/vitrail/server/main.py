@@ -9,9 +9,9 @@ import uvloop
 
 from vitrail.rpc import tracing
 from vitrail.rpc.errors import Unavailable
+from vitrail.rpc.logs import configure_logs
 from vitrail.rpc.process import (
     collect_less_garbage,
-    configure_logs,
     die_with_parent,
     give_memory_back,
     serve_metrics,
@@ -69,7 +69,7 @@ def run(config: Config) -> None:
     give_memory_back(LAYER_BYTES, LAYERS_BYTES)
     collect_less_garbage()
     share_the_interpreter()
-    configure_logs("coordinator", config.log_level)
+    configure_logs("coordinator", config.log_level, config.log_format)
     tracing.start("coordinator")
     uvloop.run(_serve(config))  # a quarter more searches a second than asyncio's own loop
 

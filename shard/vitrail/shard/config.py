@@ -6,6 +6,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from vitrail.rpc.logs import Format, Level
 from vitrail.rpc.slots import slot_range
 
 
@@ -38,7 +39,9 @@ class Config(BaseSettings):
     settle_seconds: float = Field(default=0.0, ge=0)
     """How long calls are still answered once the process is told to end, until callers know that it wants none."""
     drain_seconds: float = Field(default=10.0, gt=0)
-    log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")
+    log_level: Level = "info"
+    log_format: Format = "console"
+    """For people, or "json" for programs."""
 
     @model_validator(mode="after")
     def _index_below_count(self) -> Self:

@@ -10,9 +10,9 @@ import uvloop
 
 from vitrail.rpc import tracing
 from vitrail.rpc.channel import CLIENT_OPTIONS
+from vitrail.rpc.logs import configure_logs
 from vitrail.rpc.process import (
     collect_less_garbage,
-    configure_logs,
     die_with_parent,
     give_memory_back,
     serve_metrics,
@@ -45,7 +45,7 @@ def run(config: Config) -> None:
     give_memory_back()
     collect_less_garbage()
     share_the_interpreter()
-    configure_logs(f"shard-{config.index}", config.log_level)
+    configure_logs(f"shard-{config.index}", config.log_level, config.log_format)
     tracing.start(f"shard-{config.index}")
     use_one_thread()
     uvloop.run(_serve(config))  # a quarter more searches a second than asyncio's own loop
