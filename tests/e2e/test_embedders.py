@@ -56,6 +56,7 @@ def test_two_embedders_two_collections_one_cluster(start: Start, monkeypatch: py
         assert client.search("padded", like="coffee", top_k=1).coverage.fraction == 1
 
 
+@pytest.mark.long
 def test_other_weights_under_the_same_name(start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A projection fitted to photos is served from its file; where another one takes its place, both are named."""
     model = tmp_path / "model.safetensors"

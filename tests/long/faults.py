@@ -61,6 +61,11 @@ TESTED = {
         " partitions, or snapshots (an hour later)",
         "tests/e2e/test_purging.py",
     ),
+    "other weights": (
+        "a coordinator started with other weights under the name of the same embedder",
+        "refused where vectors would be mixed, with both spaces named",
+        "tests/e2e/test_embedders.py::test_other_weights_under_the_same_name",
+    ),
     "moving": (
         "a collection exported and imported into another cluster; export and import killed on the way",
         "all of it as before, bit for bit; what was killed can be run again",
