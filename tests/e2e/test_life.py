@@ -26,6 +26,7 @@ from vitrail.v1.types_pb2 import Vector
 
 DIMENSION = 8
 AGE = 1.0
+PASSWORD = "hidden-from-logs"
 VITRAIL = [sys.executable, "-m", "vitrail.cli.main"]
 
 
@@ -99,13 +100,19 @@ def test_a_life_in_order(tmp_path: Path) -> None:
     """Each waits for what is not there, says for what, goes on by itself; and ends so that nobody notices."""
     with ExitStack() as stack:
         server = stack.enter_context(running_postgres())
-        store = server.new_database()
+        store = server.new_database().replace("@", f"{PASSWORD}@")  # the server asks for none
         server.stop()
         log, shards = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
         shard = stack.enter_context(
             Pod(tmp_path / "shard.log", "shard", shards, INDEX=0, COUNT=1, DATA=tmp_path / "data", LOG=log)
         )
-        told = {"STORE": store, "MIGRATE": False, "CONNECTION_SECONDS": AGE, "SETTLE_SECONDS": 600}
+        told = {
+            "STORE": store,
+            "LOG_LEVEL": "debug",
+            "MIGRATE": False,
+            "CONNECTION_SECONDS": AGE,
+            "SETTLE_SECONDS": 600,
+        }
         coordinator = stack.enter_context(Pod(tmp_path / "coordinator.log", "server", log, SHARDS=shards, **told))
 
         shard.start()
@@ -134,6 +141,7 @@ def test_a_life_in_order(tmp_path: Path) -> None:
             assert client.list_collections()[0].name == "c"
         coordinator.send()
         assert coordinator.ended() == 0
+        assert coordinator.says(PASSWORD) == 0
 
 
 def calls_while_connections_are_made_anew(coordinator: Pod) -> None:

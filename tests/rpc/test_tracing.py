@@ -66,6 +66,49 @@ async def test_a_batch_is_linked_to_all_whom_it_answers(exporter: InMemorySpanEx
     assert batch.attributes == {"items": 3}
 
 
+@pytest.mark.parametrize(("sampled", "batches"), [("001", 1), ("000", 0)])
+async def test_a_batch_is_a_part_of_a_trace_that_is_kept(
+    sampled: str, batches: int, exporter: InMemorySpanExporter
+) -> None:
+    """Whoever is first: what is not sampled would take the steps of all others with it."""
+
+    async def process(tickets: Sequence[Ticket[int, int]]) -> None:
+        for ticket in tickets:
+            ticket.answer(ticket.item)
+
+    async def asked(item: int) -> int:
+        metadata = [("traceparent", f"00-{item + 1:032x}-{9:016x}-0{sampled[item]}")]
+        with tracing.call("vitrail.v1.SearchService", "Search", metadata):
+            return await batcher.submit(item, Deadline.after(10))
+
+    batcher: Batcher[int, int] = Batcher("search", process, limit=10, capacity=10)
+    calls = [asyncio.create_task(asked(item)) for item in range(3)]
+    await asyncio.sleep(0)
+    running = asyncio.create_task(batcher.run())
+    await asyncio.gather(*calls)
+    running.cancel()
+    found = named(exporter, "search batch")
+    assert [span.context.trace_id for span in found if span.context] == [3] * batches
+    assert [linked(span) for span in (*found, *named(exporter, "search"))] == [[], []][: 2 * batches]
+
+
+async def test_who_is_left_has_not_failed(exporter: InMemorySpanExporter) -> None:
+    """A slower replica is cancelled, which is no error of its own."""
+
+    async def slow() -> None:
+        with tracing.call("vitrail.v1.SearchService", "Search", None):
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(slow())
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.wait([task])
+    [span] = exporter.get_finished_spans()
+    assert span.status.status_code == StatusCode.UNSET
+    assert span.attributes is not None
+    assert span.attributes["cancelled"] is True
+
+
 def test_what_fails_says_so_without_its_words(exporter: InMemorySpanExporter) -> None:
     """An error's message may name a record."""
     with pytest.raises(NotFound), tracing.call("vitrail.v1.SearchService", "Search", None):

@@ -4,9 +4,11 @@ import asyncio
 import random
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -283,6 +285,27 @@ def test_a_url_that_cannot_be_read() -> None:
         Database("postgresql://user@host:port/name")
     with pytest.raises(Unavailable, match="the store failed"):
         Store(Database("postgresql://nobody@127.0.0.1:1/none")).heads()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://user:hidden@127.0.0.1:1/name",
+        "postgresql://user:hid/den@127.0.0.1:1/name",
+        "postgresql://127.0.0.1:1/name?user=user&password=hidden",
+        "postgresql://user:hidden@127.0.0.1:1/name?sslmode=nonsense",
+        "postgresql://user:hidden",
+        "postgresql+psycopg://user:hidden@127.0.0.1:1/name",
+        "mysql://user:hidden@host/name",
+    ],
+)
+def test_a_password_is_in_no_message(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither where the URL cannot be read nor where nobody can be connected to; and no file is named like it."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises((ValueError, Unavailable)) as caught:
+        Database(url).migrate()
+    assert "hid" not in "".join(traceback.format_exception_only(caught.value))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_connections_to_a_machine_that_is_gone_are_given_up(url: str) -> None:

@@ -7,6 +7,7 @@ those of the others in both directions. Spans carry counts and names of collecti
 records hold.
 """
 
+import asyncio
 import contextlib
 import os
 import sys
@@ -100,7 +101,7 @@ def context() -> Trace:
     from opentelemetry.trace import get_current_span
 
     found = get_current_span().get_span_context()
-    return found if found.is_valid else None
+    return found if found.trace_flags.sampled else None
 
 
 def tell(**attributes: Value) -> None:
@@ -148,6 +149,9 @@ def _spanning(
     ) as found:
         try:
             yield found
+        except asyncio.CancelledError:  # no fault: another replica was faster, or the caller left
+            found.set_attribute("cancelled", True)
+            raise
         except BaseException as error:
             found.set_status(Status(StatusCode.ERROR, type(error).__name__))
             raise

@@ -17,7 +17,7 @@ class Config(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="VITRAIL_", frozen=True, extra="ignore")
 
-    store: str = Field(min_length=1)
+    store: str = Field(min_length=1, repr=False)
     """A directory for SQLite, or the URL of a PostgreSQL database: postgresql://user@host/name."""
     migrate: bool = True
     """Whether to bring the store's tables to this version; else it is waited until `vitrail migrate` has."""

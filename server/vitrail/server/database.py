@@ -67,10 +67,12 @@ class Database:
             migrates: Whether the first transaction brings tables to this version; else they must be.
 
         Raises:
-            ValueError: The URL cannot be read.
+            ValueError: The URL cannot be read, or is of another database.
             OSError: Another process has the directory open.
         """
         self.is_shared = location.startswith(POSTGRESQL)
+        if not self.is_shared and "://" in location:  # no directory: its name would have the password in it
+            raise ValueError(f"the store is a directory or postgresql://…, not {location.partition('://')[0]}://…")
         self._lock: IO[str] | None = None
         self._migrates = migrates
         self._is_migrated = False
@@ -189,8 +191,8 @@ def in_parts(ids: Sequence[str]) -> Iterator[Sequence[str]]:
 def _postgresql(url: str) -> sa.Engine:
     try:
         parsed = sa.make_url(url).set(drivername="postgresql+psycopg")
-    except (ArgumentError, ValueError) as error:
-        raise ValueError(f"the URL of the store cannot be read: {error}") from error
+    except (ArgumentError, ValueError):  # which may quote the password
+        raise ValueError("the URL of the store cannot be read: postgresql://USER:PASSWORD@HOST:PORT/NAME") from None
     connect = {"connect_timeout": CONNECT_SECONDS, "cursor_factory": BinaryCursor, **WHILE_CONNECTED}
     # Pinged before use: a server that was started again has closed the connections that lie here.
     return sa.create_engine(parsed, pool_size=POOL, pool_pre_ping=True, connect_args=connect)
