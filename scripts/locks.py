@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 LOCKS = Path("deploy/locks")
-EXTRAS = {"cli": ["parquet", "s3"], "shard": ["shard", "s3"], "coordinator": ["server"]}
+EXTRAS = {"command": ["parquet", "s3"], "shard": ["shard", "s3"], "coordinator-cuda": ["server"]}
 BUILD = "hatchling\npip\n"
 """What the stage that builds the wheel installs."""
 
@@ -45,9 +45,9 @@ def _made(versions: str | None, directory: Path) -> dict[str, str]:
     for name, extras in EXTRAS.items():
         chosen = [f"--extra={extra}" for extra in extras]
         made[f"{name}.txt"] = _compiled(["pyproject.toml", *chosen], versions or _kept(f"{name}.txt"), directory)
-    cuda = made["coordinator.txt"]
+    cuda = made["coordinator-cuda.txt"]
     parts = re.split(r"(?m)^(?=[a-z0-9])", cuda)
-    made["coordinator-cpu.txt"] = "".join(part for part in parts if not CUDA.match(part))
+    made["coordinator.txt"] = "".join(part for part in parts if not CUDA.match(part))
     made["torch-cpu.txt"] = "".join(f"{name}=={pins(cuda)[name]}+cpu\n" for name in ("torch", "torchvision"))
     return made
 

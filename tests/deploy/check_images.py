@@ -7,10 +7,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 
+import grpc
 import numpy as np
 import pytest
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from grpc_health.v1.health_pb2_grpc import HealthStub
 from numpy.typing import NDArray
 
 from tests.deploy.stages import Image, build
@@ -23,14 +27,14 @@ TOOLS = ["gcc", "cc", "g++", "ld", "make", "pip", "pip3", "git", "curl", "uv"]
 def images(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Image]:
     directory = tmp_path_factory.mktemp("images")
     built: dict[str, Image] = {}
-    return {target: build(target, directory, built) for target in ("shard", "cli")}
+    return {target: build(target, directory, built) for target in ("shard", "command")}
 
 
-@pytest.mark.parametrize("target", ["shard", "cli"])
+@pytest.mark.parametrize("target", ["shard", "command"])
 def test_an_image_holds_what_it_needs_and_no_more(images: dict[str, Image], target: str) -> None:
     image = images[target]
-    for command in ("--help", "shard --help"):
-        assert "Usage: vitrail" in _said(image, [*image.entrypoint, *command.split()])
+    assert "Usage: vitrail shard" in _said(image, [*image.entrypoint, "shard", "--help"])
+    assert _said(image, [*image.entrypoint, "--version"]).strip() == version("vitrail")
     script = (
         f"id --user; touch /x /opt/vitrail/x /etc/x; for tool in {' '.join(TOOLS)}; do command -v $tool; done; true"
     )
@@ -60,7 +64,8 @@ def test_a_shard_serves_from_its_image(images: dict[str, Image], tmp_path: Path)
         vectors = np.eye(8, dtype=np.float32)
         client.upsert("c", [Record(id=str(i), vector=vectors[i]) for i in range(8)])
         _until(lambda: _found(client, vectors[3]))
-        said = _said(images["cli"], ["vitrail", "stats", "c", "--json", "--address", f"127.0.0.1:{log}"])
+        _until(lambda: _healthy(port))
+        said = _said(images["command"], ["vitrail", "stats", "c", "--json", "--address", f"127.0.0.1:{log}"])
         assert [part["records"] for part in json.loads(said)["partitions"]] == [8]
 
 
@@ -68,6 +73,15 @@ def _found(client: Client, vector: NDArray[np.float32]) -> None:
     hits = client.search("c", vector=vector, top_k=1).hits
     if [hit.id for hit in hits] != ["3"]:
         raise AssertionError(hits)
+
+
+def _healthy(port: int) -> None:
+    """As the probes of its pod ask."""
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        for name in ("live", "started", ""):
+            said = HealthStub(channel).Check(HealthCheckRequest(service=name), timeout=10)
+            if said.status != HealthCheckResponse.SERVING:
+                raise AssertionError(name)
 
 
 def _until(call: Callable[[], object]) -> None:
