@@ -78,6 +78,12 @@ def test_what_was_measured() -> None:
     assert one.search_seconds == pytest.approx((470e-6 + 408e-6) / 2, rel=0.01)
 
 
+def test_the_log() -> None:
+    """8,000 rows/s of 1,280 dimensions (docs/kubernetes.md), half a million of 512 in 35 s (docs/plan.md)."""
+    assert Partition(Kind(1280), 100_000).following_seconds == pytest.approx(12.5, rel=0.05)
+    assert Partition(Kind(512), 500_000).following_seconds == pytest.approx(34.9, rel=0.05)
+
+
 @pytest.mark.parametrize(("dimension", "taken"), [(64, 472), (256, 1270), (384, 2147), (512, 2996), (1024, 5749)])
 def test_the_store(dimension: int, taken: float) -> None:
     """Of a record in PostgreSQL: docs/plan.md."""
@@ -96,6 +102,15 @@ def test_more_than_shards_can_number() -> None:
     with pytest.raises(NoPlan, match="more rows than it can number"):
         plan(Asked(10_000_000_000, Kind(512), shards=3))
     assert plan(Asked(10_000_000_000, Kind(512), shard_memory=1e15)).shards == 4
+
+
+def test_queries_take_shards() -> None:
+    """Smaller ones are searched faster, where memory alone would allow fewer of them."""
+    planned = plan(Asked(100_000_000, Kind(512), queries=500))
+    memory_alone = plan(Asked(100_000_000, Kind(512)))
+    assert planned.shards > memory_alone.shards
+    assert (planned.replicas, planned.shard_cores <= 1) == (2, True)
+    assert plan(Asked(100_000_000, Kind(512), queries=500, shards=memory_alone.shards)).replicas == 3
 
 
 def test_queries_take_processes() -> None:

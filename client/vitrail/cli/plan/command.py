@@ -61,14 +61,14 @@ def plan(
         ),
     ] = None,
     shards: Annotated[
-        int | None, typer.Option(min=1, max=constants.SLOTS, help="How many, instead of as few as that allows.")
+        int | None,
+        typer.Option(min=1, max=constants.SLOTS, help="How many, instead of as few as that and the queries allow."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Say what a number of records takes: shards, memory, disk, start-up time, and values for the chart.
 
-    Nothing is asked of a server. The figures come of what was measured on two cores, and docs/plan.md says how near
-    they are.
+    No server is asked. The figures are made of what was measured; docs/plan.md says how near they are.
     """
     if not 1 <= records <= MOST_RECORDS:
         raise typer.BadParameter(f"{records:,.0f} is not in the range 1 to 10T", param_hint="'--records'")

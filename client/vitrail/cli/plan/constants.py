@@ -47,8 +47,9 @@ OPENED_BYTES_A_SECOND = 63e6 / 0.091
 """Files that are not vectors, read from a cold disk, verified, opened: docs/growth.md, 63 MB in 91 ms."""
 START_SECONDS = 1.8
 """Until a shard that is started again serves: docs/faults.md, the shard without a replica."""
-FOLLOWED_ROWS = 8000
-"""A second, by one shard: docs/kubernetes.md, `python -m tests.bench.following`; a quarter of it beside searches."""
+FOLLOWED_SECONDS, FOLLOWED_BYTE_SECONDS = 26e-6, 14e-9
+"""That a row of the log takes one shard, and each of its bytes, apart from adding it to an index: 8,000 rows/s of 1,280
+dimensions (docs/kubernetes.md, `python -m tests.bench.following`), 14,300 rows/s of 512 (docs/plan.md)."""
 MULTIPLICATIONS = 56_203 * 1280 * 256 + 56_203 * 1000 * 256
 """A second, of adding to an index: docs/bench-1000000.txt, 56,203 rows/s through PCA of 1,280 to 256, 1,000 lists."""
 ROUNDS = 10
@@ -59,8 +60,9 @@ SHARD_SECONDS, SEARCH_SECONDS, SEARCH_RECORDS, SEARCH_POWER = 162e-6, 278e-6, 50
 """CPU that a query costs a shard, apart from and in its index, and how that grows with records. 64 callers:
 docs/bench-50000.txt 192 us with 25,000 records in a shard, docs/bench-1000000.txt 440 us with 500,000; the power is
 that between 131 us at 50,000 and 1,195 us at 1,000,000 in docs/index.md. Beyond a million it was not measured."""
-COORDINATOR_SECONDS = 434e-6
-"""CPU that a query costs the coordinator of two shards: docs/bench-1000000.txt, 64 callers. More shards cost more."""
+COORDINATOR_SECONDS, SHARDS_SHARE = 434e-6, 0.26
+"""CPU that a query costs the coordinator of two shards: docs/bench-1000000.txt, 64 callers; and how much of it goes to
+calls to shards, asking and merging: docs/wire.md, 10% and 16%. More than three shards were not measured."""
 PHOTO_SECONDS = 2 / 121
 """CPU that it costs more to embed a photo: docs/bench-embed.md, 121 a second on two cores."""
 BUSY = 0.7

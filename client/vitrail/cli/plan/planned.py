@@ -22,7 +22,7 @@ class Asked:
         queries: A second.
         cached: The share of the vectors that memory is to hold.
         shard_memory: Bytes that one process may have.
-        shards: How many, whatever they take; 0 for as few as `shard_memory` allows.
+        shards: How many, whatever they take; 0 for as few as `shard_memory` and the queries allow.
     """
 
     records: int
@@ -53,7 +53,7 @@ class Plan:
         snapshot_seconds: From a snapshot.
         following_seconds: From the start of the log.
         shard_cores: Of a process, for the queries.
-        coordinator_cores: In all, for the queries; at least.
+        coordinator_cores: In all, for the queries.
         photo_cores: That searches by photo take more.
         reads: Of each process from disk, for one query.
     """
@@ -93,7 +93,7 @@ def plan(asked: Asked) -> Plan:
     one = largest(asked, shards)
     if one.rows > constants.MOST_ROWS:
         raise NoPlan(f"a shard of {one.records:,} records has more rows than it can number: take more shards")
-    kind, search = asked.kind, asked.queries * one.search_seconds / constants.BUSY
+    kind, search = asked.kind, _processes(asked, one)
     replicas = max(asked.replicas, math.ceil(search))
     pages = 1 + (kind.vector_bytes - 1) / constants.PAGE
     return Plan(
@@ -112,7 +112,7 @@ def plan(asked: Asked) -> Plan:
         snapshot_seconds=one.snapshot_seconds,
         following_seconds=one.following_seconds,
         shard_cores=search / replicas,
-        coordinator_cores=asked.queries * constants.COORDINATOR_SECONDS / constants.BUSY,
+        coordinator_cores=asked.queries * _coordinator_seconds(shards) / constants.BUSY,
         photo_cores=asked.queries * constants.PHOTO_SECONDS / constants.BUSY,
         reads=(1 - asked.cached) * constants.RERANKED * pages,
     )
@@ -125,11 +125,30 @@ def largest(asked: Asked, shards: int) -> Partition:
 
 
 def _fewest(asked: Asked) -> int:
-    for shards in range(1, constants.SLOTS + 1):
-        one = largest(asked, shards)
-        takes = one.most_memory + asked.cached * one.vectors
-        if takes <= asked.shard_memory and one.rows <= constants.MOST_ROWS:
-            return shards
-    raise NoPlan(
-        f"--shard-memory: {constants.SLOTS:,} shards, the most there can be, need {takes / 2**30:,.1f} GiB each"
-    )
+    """As few shards as memory allows, with which so many processes of each answer the queries, if any do."""
+    able = [shards for shards in range(1, constants.SLOTS + 1) if _fits(asked, largest(asked, shards))]
+    if not able:
+        least = _takes(asked, largest(asked, constants.SLOTS)) / 2**30
+        raise NoPlan(f"--shard-memory: {constants.SLOTS:,} shards, the most there can be, need {least:,.1f} GiB each")
+    quick = (shards for shards in able if _processes(asked, largest(asked, shards)) <= asked.replicas)
+    return next(quick, able[0])
+
+
+def _fits(asked: Asked, one: Partition) -> bool:
+    return _takes(asked, one) <= asked.shard_memory and one.rows <= constants.MOST_ROWS
+
+
+def _takes(asked: Asked, one: Partition) -> float:
+    """Memory that a process of this shard is to be given."""
+    return one.most_memory + asked.cached * one.vectors
+
+
+def _processes(asked: Asked, one: Partition) -> float:
+    """So many of a shard answer the queries, each on one core."""
+    return asked.queries * one.search_seconds / constants.BUSY
+
+
+def _coordinator_seconds(shards: int) -> float:
+    """CPU that a query costs the coordinator."""
+    share = constants.SHARDS_SHARE
+    return constants.COORDINATOR_SECONDS * (1 - share + share * shards / 2)

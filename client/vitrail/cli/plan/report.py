@@ -6,9 +6,10 @@ from typing import Any
 import typer
 
 from vitrail.cli.common import print_table
+from vitrail.cli.plan import constants
 from vitrail.cli.plan.planned import Plan
 
-MOST_MEASURED = 1_000_000
+MOST_MEASURED, MOST_SHARDS = 1_000_000, 3
 MOST_OF_A_TABLE, MOST_APART = 32 * 2**40, 2**32
 """Of PostgreSQL: its documentation, appendix "Limits"; and values that are kept apart have a number of 32 bits."""
 MIB, GIB = 2**20, 2**30
@@ -34,8 +35,8 @@ def show(plan: Plan) -> None:
     """Print it."""
     asked, kind, processes = plan.asked, plan.asked.kind, plan.shards * plan.replicas
     typer.echo(
-        f"{asked.records:,} records of {kind.dimension:,} dimensions, {kind.metric}: {plan.shards:,} shards of up to"
-        f" {plan.records:,}, {plan.replicas} processes of each"
+        f"{asked.records:,} records of {kind.dimension:,} dimensions, {kind.metric}; shards: {plan.shards:,}, each of"
+        f" up to {plan.records:,} and with {plan.replicas} processes"
     )
     rows = [
         ("memory at rest", plan.memory),
@@ -57,11 +58,11 @@ def show(plan: Plan) -> None:
     )
     if asked.queries:
         print_table(
-            [f"CPU for {asked.queries:,.0f} searches/s", "cores"],
+            [f"for {asked.queries:,.0f} searches/s, cores {constants.BUSY:.0%} busy", "cores"],
             [
                 ["each shard process", f"{plan.shard_cores:.2f}"],
-                ["coordinators, at least", f"{plan.coordinator_cores:.1f}"],
-                ["coordinators, more where all search by photo", f"{plan.photo_cores:.1f}"],
+                ["all coordinators", f"{plan.coordinator_cores:.1f}"],
+                ["more where all search by photo", f"{plan.photo_cores:.1f}"],
             ],
         )
     for note in notes(plan):
@@ -84,6 +85,8 @@ def notes(plan: Plan) -> list[str]:
         said.append("One database of PostgreSQL cannot store that: a table has at most 32 TiB and 2^32 large values.")
     if plan.records > MOST_MEASURED:
         said.append("More than a million records in a shard were never measured: what is beyond is worked out.")
+    if plan.asked.queries and plan.shards > MOST_SHARDS:
+        said.append(f"More than {MOST_SHARDS} shards were never searched at once: the coordinators' CPU is worked out.")
     return said
 
 

@@ -135,7 +135,8 @@ class Partition:
         transform = kind.dimension if kind.components < kind.dimension else 0
         added = self.records * kind.components * (transform + lists)
         training = trained * (kind.components * lists * constants.ROUNDS + transform * kind.dimension)
-        return self.records / constants.FOLLOWED_ROWS + (added + training) / constants.MULTIPLICATIONS
+        row = constants.FOLLOWED_SECONDS + kind.given_bytes * constants.FOLLOWED_BYTE_SECONDS
+        return self.records * row + (added + training) / constants.MULTIPLICATIONS
 
     @property
     def search_seconds(self) -> float:
