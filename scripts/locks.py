@@ -8,7 +8,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 LOCKS = Path("deploy/locks")
-EXTRAS = {"command": ["parquet", "s3"], "shard": ["shard", "s3"], "coordinator-cuda": ["server"]}
+EXTRAS = {
+    "command": ["parquet", "s3"],
+    "shard": ["shard", "s3", "tracing"],
+    "coordinator-cuda": ["server", "tracing"],
+}
 BUILD = "hatchling\npip\n"
 """What the stage that builds the wheel installs."""
 
