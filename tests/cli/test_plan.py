@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from vitrail.cli.main import app
 from vitrail.cli.plan import constants
 from vitrail.cli.plan.planned import Asked, NoPlan, largest, plan
+from vitrail.cli.plan.report import duration, size, values
 from vitrail.cli.plan.sizes import Kind, Partition
 from vitrail.rpc.slots import SLOTS, slot_range
 from vitrail.server import validate
@@ -21,7 +22,9 @@ from vitrail.shard.documents import Document, IdMap
 from vitrail.shard.table import Table
 from vitrail.v1.types_pb2 import Attributes
 
-CHART = Path(__file__).parents[2] / "deploy" / "chart" / "values.yaml"
+ROOT = Path(__file__).parents[2]
+CHART = ROOT / "deploy" / "chart" / "values.yaml"
+KUBERNETES = (ROOT / "docs" / "kubernetes.md").read_text()
 
 
 def test_constants_of_the_code() -> None:
@@ -128,6 +131,22 @@ def test_values_of_the_chart() -> None:
     known = yaml.safe_load(CHART.read_text())
     assert not _paths(planned["values"]) - _paths(known)
     assert planned["values"]["shards"] == [planned["shards"]]
+
+
+def test_values_in_the_documentation() -> None:
+    """Those of docs/kubernetes.md are what the command before them prints."""
+    shown = yaml.safe_load(KUBERNETES.split("```yaml\n")[1].partition("```")[0])
+    del shown["images"]
+    assert "vitrail plan --records 10M --dimension 1280 " in KUBERNETES
+    assert shown == values(plan(Asked(10_000_000, Kind(1280))))
+
+
+@pytest.mark.parametrize("records", [1_000_000, 10_000_000, 100_000_000])
+def test_start_up_in_the_documentation(records: int) -> None:
+    """The arithmetic of docs/kubernetes.md is that of the plan."""
+    one = Partition(Kind(1280), records)
+    seconds = (one.opening_seconds, one.following_seconds, one.snapshot_seconds)
+    assert " | ".join([f"| {records:,}", size(one.disk), *map(duration, seconds)]) + " |" in KUBERNETES
 
 
 def _paths(values: object, before: str = "") -> set[str]:
