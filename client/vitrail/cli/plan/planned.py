@@ -90,9 +90,7 @@ def plan(asked: Asked) -> Plan:
         NoPlan: Not even with as many shards as there can be.
     """
     shards = asked.shards or _fewest(asked)
-    one = largest(asked, shards)
-    if one.rows > constants.MOST_ROWS:
-        raise NoPlan(f"a shard of {one.records:,} records has more rows than it can number: take more shards")
+    one = _numbered(asked, shards)
     kind, search = asked.kind, _processes(asked, one)
     replicas = max(asked.replicas, math.ceil(search))
     pages = 1 + (kind.vector_bytes - 1) / constants.PAGE
@@ -124,11 +122,20 @@ def largest(asked: Asked, shards: int) -> Partition:
     return Partition(asked.kind, math.ceil(asked.records * share))
 
 
+def _numbered(asked: Asked, shards: int) -> Partition:
+    """The largest one, if it can number its rows."""
+    one = largest(asked, shards)
+    if one.rows > constants.MOST_ROWS:
+        named, most = "--shards" if asked.shards else "--records", round(constants.LIVE_SHARE * constants.MOST_ROWS)
+        raise NoPlan(f"{named}: {shards:,} shards of {one.records:,} records, and each can number {most:,} at most")
+    return one
+
+
 def _fewest(asked: Asked) -> int:
     """As few shards as memory allows, with which so many processes of each answer the queries, if any do."""
     able = [shards for shards in range(1, constants.SLOTS + 1) if _fits(asked, largest(asked, shards))]
     if not able:
-        least = _takes(asked, largest(asked, constants.SLOTS)) / 2**30
+        least = _takes(asked, _numbered(asked, constants.SLOTS)) / 2**30
         raise NoPlan(f"--shard-memory: {constants.SLOTS:,} shards, the most there can be, need {least:,.1f} GiB each")
     quick = (shards for shards in able if _processes(asked, largest(asked, shards)) <= asked.replicas)
     return next(quick, able[0])
