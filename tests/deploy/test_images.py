@@ -17,7 +17,8 @@ LOCKS = REPOSITORY / "deploy" / "locks"
 PIN = re.compile(r"^([a-z0-9][a-z0-9._-]*)==([^ ]+) \\$", re.MULTILINE)
 STAGES = {stage.name: stage for stage in parsed(DOCKERFILE.read_text())}
 TARGETS = ["coordinator", "coordinator-cuda", "shard", "command"]
-EXTRAS = {"coordinator-cuda": ["server"], "shard": ["shard", "s3"], "command": ["parquet", "s3"]}
+# The chart has coordinators and shards trace (`monitoring.traces`), which refuse to start where they cannot.
+EXTRAS = {"coordinator-cuda": ["server", "tracing"], "shard": ["shard", "s3", "tracing"], "command": ["parquet", "s3"]}
 
 
 def _lineage(stage: Stage) -> list[Stage]:

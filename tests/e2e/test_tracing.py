@@ -1,4 +1,4 @@
-"""One search by photo as one trace through real processes, and the ids of it in their logs."""
+"""A write and a search of a photo, each as one trace through real processes."""
 
 from collections.abc import Callable
 
@@ -10,7 +10,15 @@ from tests.server.images import jpeg, picture
 from vitrail.client import Client, NotFound, Record
 
 Start = Callable[..., Running]
-TREE = {
+WRITE = {
+    ("caller", "vitrail-coordinator", "UpsertRecords"): 1,
+    ("UpsertRecords", "vitrail-coordinator", "decode"): 1,
+    ("UpsertRecords", "vitrail-coordinator", "embed"): 1,
+    ("embed", "vitrail-coordinator", "embed batch"): 1,
+    ("UpsertRecords", "vitrail-coordinator", "write"): 1,
+    ("write", "vitrail-coordinator", "write batch"): 1,
+}
+SEARCH = {
     ("caller", "vitrail-coordinator", "Search"): 1,
     ("Search", "vitrail-coordinator", "decode"): 1,
     ("Search", "vitrail-coordinator", "embed"): 1,
@@ -34,8 +42,8 @@ def tree(spans: list[Told]) -> dict[tuple[str, str, str], int]:
     return found
 
 
-def test_a_search_by_photo(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Decoding, both batches, each shard and merging are below the caller's span; a failure is one, too."""
+def test_a_photo(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Decoding, all batches, each shard and merging are below the caller's span; a failure is one, too."""
     with running_collector() as collector:
         for name, value in collector.environment.items():
             monkeypatch.setenv(name, value)
@@ -43,11 +51,12 @@ def test_a_search_by_photo(start: Start, monkeypatch: pytest.MonkeyPatch) -> Non
         with Client(running.address) as client:
             client.create_collection("photos")
             photo = jpeg(picture())
-            client.upsert("photos", [Record("a", image=photo)])
+            with calling(6):
+                client.upsert("photos", [Record("hidden", image=photo, attributes={"seen": "hidden"})])
             with calling(7):
-                client.search("photos", image=photo)
+                client.search("photos", image=photo, filter="seen = 'hidden'")
             with calling(8), pytest.raises(NotFound):
-                client.search("photos", like="nobody")
+                client.search("photos", like="hidden too")
         _check(collector)
 
 
@@ -55,7 +64,8 @@ def _check(collector: Collector) -> None:
     def spans() -> list[Told]:
         return collector.of(f"{7:032x}")
 
-    eventually(lambda: tree(spans()) == TREE)
+    eventually(lambda: tree(collector.of(f"{6:032x}")) == WRITE)
+    eventually(lambda: tree(spans()) == SEARCH)
     [search] = [span for span in spans() if span.name == "Search"]
     assert {name: search.attributes[name] for name in ("collection", "top_k", "coverage")} == {
         "collection": "photos",
@@ -65,3 +75,4 @@ def _check(collector: Collector) -> None:
     for span in spans():
         assert search.start - 0.001 <= span.start <= span.end <= search.end + 0.05
     eventually(lambda: [span.failed for span in collector.of(f"{8:032x}")] == [True])
+    assert "hidden" not in str(collector.spans)
