@@ -37,8 +37,6 @@ from vitrail.v1.collection_pb2 import Collection
 from vitrail.v1.types_pb2 import Attributes, Metric
 
 NAME, SHARDS, BLOCK = "plan", 2, 2000
-DIMENSION = 512
-"""The first components of the vectors: those of 1,280 were measured before the constants were chosen."""
 STORED_DIMENSIONS, STORED_ROWS = (64, 256, 384, 512, 768, 1024, 1280), 10_000
 LOOK_SECONDS = 0.2
 
@@ -61,16 +59,17 @@ class Peaks:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--vectors", type=int, default=1_000_000)
+    parser.add_argument("--dimension", type=int, default=512, help="at most 1,280: so many of their components")
     parser.add_argument("--cache", type=Path, default=Path("bench-out"), help="where vectors are kept between runs")
     parser.add_argument("--store", action="store_true", help="fill databases with vectors of some sizes, and end")
     given = parser.parse_args()
     if given.store:
         print_stored()
         return
-    base, _ = made(given.cache, None, given.vectors, 2000)
-    kind = Kind(DIMENSION, attributes=1, attributes_bytes=len(attributes(0).SerializeToString()))
+    base = made(given.cache, None, given.vectors, 2000)[0][:, : given.dimension]
+    kind = Kind(base.shape[1], attributes=1, attributes_bytes=len(attributes(0).SerializeToString()))
     planned = plan(Asked(len(base), kind, replicas=1, shards=SHARDS))
-    print(f"{len(base):,} vectors of {DIMENSION} dimensions, a string with each, {SHARDS} shards; {described()}\n")
+    print(f"{len(base):,} vectors of {base.shape[1]} dimensions, a string with each, {SHARDS} shards; {described()}\n")
     print(f"| | planned | taken | ratio |\n|---|{3 * '--:|'}")
     with TemporaryDirectory(dir=given.cache) as directory, running_postgres() as postgres:
         measure(Path(directory) / "data", postgres.new_database(), base, planned)
@@ -82,7 +81,7 @@ def measure(data: Path, store: str, base: NDArray[np.float16], planned: Plan) ->
     running = Running(data, *options)
     try:
         with Client(running.address, timeout=600) as client:
-            client.create_collection(NAME, dimension=DIMENSION)
+            client.create_collection(NAME, dimension=base.shape[1])
             processes = [running.children()[f"shard-{shard}"] for shard in range(SHARDS)]
             with watched(Peaks(data, processes)) as peaks:
                 write(client, base, range(len(base)))
@@ -114,7 +113,7 @@ def measure(data: Path, store: str, base: NDArray[np.float16], planned: Plan) ->
 def write(client: Client, base: NDArray[np.float16], rows: range) -> None:
     for first in range(rows.start, rows.stop, BLOCK):
         part = range(first, min(first + BLOCK, rows.stop))
-        vectors = np.asarray(base[part.start : part.stop, :DIMENSION], np.float32)
+        vectors = np.asarray(base[part.start : part.stop], np.float32)
         vectors[~vectors.any(axis=1), 0] = 1  # which of 1,280 has no direction in these
         ids = [f"{row:0{ID_TEXT_BYTES}}" for row in part]
         typed = [{name: value.string_value for name, value in attributes(row).fields.items()} for row in part]
