@@ -11,7 +11,7 @@ LOCKS = Path("deploy/locks")
 EXTRAS = {
     "command": ["parquet", "s3"],
     "shard": ["shard", "s3", "tracing"],
-    "coordinator-cuda": ["server", "tracing"],
+    "coordinator-cuda": ["server", "open-clip", "tracing"],
 }
 BUILD = "hatchling\npip\n"
 """What the stage that builds the wheel installs."""

@@ -18,7 +18,11 @@ PIN = re.compile(r"^([a-z0-9][a-z0-9._-]*)==([^ ]+) \\$", re.MULTILINE)
 STAGES = {stage.name: stage for stage in parsed(DOCKERFILE.read_text())}
 TARGETS = ["coordinator", "coordinator-cuda", "shard", "command"]
 # The chart has coordinators and shards trace (`monitoring.traces`), which refuse to start where they cannot.
-EXTRAS = {"coordinator-cuda": ["server", "tracing"], "shard": ["shard", "s3", "tracing"], "command": ["parquet", "s3"]}
+EXTRAS = {
+    "coordinator-cuda": ["server", "open-clip", "tracing"],
+    "shard": ["shard", "s3", "tracing"],
+    "command": ["parquet", "s3"],
+}
 
 
 def _lineage(stage: Stage) -> list[Stage]:

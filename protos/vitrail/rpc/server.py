@@ -2,7 +2,7 @@
 
 Every server has health, reflection, the standard `grpc_server_*` metrics, and one place where errors of the
 domain become status codes. Health has three names for Kubernetes beside those of services: `live` while the event loop
-answers, `started` once that was called, and the empty one while calls are wanted.
+answers, `started` for good once the process has done what it does first, and the empty one while calls are wanted.
 """
 
 import asyncio

@@ -71,27 +71,26 @@ def call(service: str, method: str, metadata: Metadata | None) -> AbstractContex
     from opentelemetry.trace import SpanKind
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-    context = TraceContextTextMapPropagator().extract({PARENT: parent} if isinstance(parent, str) else {})
+    caller = TraceContextTextMapPropagator().extract({PARENT: parent} if isinstance(parent, str) else {})
     attributes = {"rpc.system": "grpc", "rpc.service": service, "rpc.method": method}
-    return _spanning(method, context, SpanKind.SERVER, attributes)
+    return _spanning(method, caller, SpanKind.SERVER, attributes)
 
 
 def span(name: str, **attributes: Value) -> AbstractContextManager[object]:
     """A step of what is being done; nothing where no call is traced."""
-    if _tracer is None or context() is None:
+    if context() is None:
         return _nothing
     return _spanning(name, None, None, attributes)
 
 
-def batch(name: str, of: Sequence[Trace], **attributes: Value) -> AbstractContextManager[object]:
-    """What is done at once for all who wait, whose spans are given."""
-    traced = [each for each in of if each is not None]
-    if _tracer is None or not traced:
+def batch(name: str, of: "Sequence[SpanContext]", **attributes: Value) -> AbstractContextManager[object]:
+    """What is done at once for all who wait, whose spans are given; nothing where none of them is traced."""
+    if not of:
         return _nothing
     from opentelemetry.trace import Link, NonRecordingSpan, set_span_in_context
 
-    parent = set_span_in_context(NonRecordingSpan(traced[0]))
-    return _spanning(name, parent, None, attributes, [Link(each) for each in traced[1:]])
+    parent = set_span_in_context(NonRecordingSpan(of[0]))
+    return _spanning(name, parent, None, attributes, [Link(each) for each in of[1:]])
 
 
 def context() -> Trace:

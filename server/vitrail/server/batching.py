@@ -195,7 +195,7 @@ class Batcher(Generic[T, R]):
         self._sizes.observe(size)
         try:
             traced = [ticket for ticket in batch if ticket.trace is not None]
-            with tracing.batch(f"{self._name} batch", [ticket.trace for ticket in traced], items=size):
+            with tracing.batch(f"{self._name} batch", [ticket.trace for ticket in traced if ticket.trace], items=size):
                 for ticket in traced[1:]:
                     ticket.batch_trace = tracing.context()
                 await process(batch)

@@ -122,7 +122,7 @@ class Question:
     def _ask(self, replica: Replica) -> None:
         self._asked.append(replica)
         replica.outstanding += 1
-        call = asyncio.ensure_future(_call(replica, self._request, self._deadline.remaining))
+        call = asyncio.ensure_future(_call(self.shard.index, replica, self._request, self._deadline.remaining))
         call.add_done_callback(partial(self._ended, replica, time.monotonic()))
         self._calls[call] = replica
 
@@ -146,9 +146,9 @@ class Question:
                 loser.overdue += 1
 
 
-async def _call(replica: Replica, request: SearchBatchRequest, timeout: float) -> SearchBatchResponse:
+async def _call(shard: int, replica: Replica, request: SearchBatchRequest, timeout: float) -> SearchBatchResponse:
     try:
-        with tracing.span("shard", shard=replica.place[0] if replica.place else -1, address=replica.address):
+        with tracing.span("shard", shard=shard, address=replica.address):
             return await replica.stub.SearchBatch(request, timeout=timeout, metadata=tracing.metadata())
     except grpc.aio.UsageError as error:  # it was forgotten meanwhile, and its channel closed
         nothing = grpc.aio.Metadata()

@@ -72,9 +72,7 @@ class SearchService(SearchServiceServicer):
         wanted = Wanted.of(request)
         parameters = validate.parameters(request, collection, wanted.top_k)
         target = await self._queries.resolve(request.query, collection, deadline, "query")
-        answer = await self._ask(parameters, [target], wanted, deadline)
-        _tell(collection, wanted, answer)
-        wanted.check_coverage(answer)
+        answer = await self._ask(collection, parameters, [target], wanted, deadline)
         response = SearchResponse()
         await self._fill([response], wanted, collection, [target], answer)
         response.timings.total = time.monotonic() - start
@@ -91,9 +89,7 @@ class SearchService(SearchServiceServicer):
         batch = BatchSearchResponse(results=map(_result, range(len(outcomes)), outcomes))
         targets = [target for target in outcomes if isinstance(target, Target)]
         if targets:
-            answer = await self._ask(parameters, targets, wanted, deadline)
-            _tell(collection, wanted, answer)
-            wanted.check_coverage(answer)
+            answer = await self._ask(collection, parameters, targets, wanted, deadline)
             responses = [result.response for result in batch.results if not result.HasField("error")]
             await self._fill(responses, wanted, collection, targets, answer)
             for response in responses:
@@ -116,16 +112,30 @@ class SearchService(SearchServiceServicer):
         return response
 
     async def _ask(
-        self, parameters: Parameters, targets: Sequence[Target], wanted: "Wanted", deadline: Deadline
+        self,
+        collection: Collection,
+        parameters: Parameters,
+        targets: Sequence[Target],
+        wanted: "Wanted",
+        deadline: Deadline,
     ) -> Answer:
         """Ask the shards, for as many hits more as may be left out again; once they know what the caller does."""
         if wanted.min_seq:
-            uid = parameters.collection_uid
+            uid = collection.uid
             await wait_applied(self._journal, self._topology, uid, wanted.min_seq, deadline, wanted.min_mark)
         more = max(len(target.left_out) for target in targets)
         if more:
             parameters = parameters._replace(top_k=parameters.top_k + more)
-        return await self._fanout.search(parameters, np.array([target.vector for target in targets]), deadline)
+        answer = await self._fanout.search(parameters, np.array([target.vector for target in targets]), deadline)
+        tracing.tell(
+            collection=collection.name,
+            top_k=wanted.top_k,
+            coverage=answer.coverage.fraction,
+            nprobe=answer.index.nprobe,
+            trained=answer.index.trained,
+        )
+        wanted.check_coverage(answer)
+        return answer
 
     async def _targets(
         self, request: BatchSearchRequest, collection: Collection, wanted: "Wanted", deadline: Deadline
@@ -250,17 +260,6 @@ async def _or_error(outcome: Awaitable[T]) -> T | VitrailError:
         return await outcome
     except ITEM_ERRORS as error:
         return error
-
-
-def _tell(collection: Collection, wanted: Wanted, answer: Answer) -> None:
-    """Say in the trace what was asked, and what was searched."""
-    tracing.tell(
-        collection=collection.name,
-        top_k=wanted.top_k,
-        coverage=answer.coverage.fraction,
-        nprobe=answer.index.nprobe,
-        trained=answer.index.trained,
-    )
 
 
 def _observe(response: SearchResponse) -> None:

@@ -63,8 +63,8 @@ that between 131 us at 50,000 and 1,195 us at 1,000,000 in docs/index.md. Beyond
 COORDINATOR_SECONDS, SHARDS_SHARE = 434e-6, 0.26
 """CPU that a query costs the coordinator of two shards: docs/bench-1000000.txt, 64 callers; and how much of it goes to
 calls to shards, asking and merging: docs/wire.md, 10% and 16%. More than three shards were not measured."""
-PHOTO_SECONDS = 2 / 121
-"""CPU that it costs more to embed a photo: docs/bench-embed.md, 121 a second on two cores."""
+PHOTO_SECONDS = 2 / 158
+"""CPU that it costs more to embed a photo: docs/bench-embed.md, 158 a second on two cores."""
 BUSY = 0.7
 """Of a core: as the chart's autoscaling has it, coordinator.autoscaling.cpu."""
 RERANKED = 160

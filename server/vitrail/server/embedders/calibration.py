@@ -10,7 +10,8 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Generic, Literal, TypeAlias, TypeVar
 
@@ -83,10 +84,13 @@ class Trial(Generic[T]):
     def took(self, each: T, seconds: float) -> None:
         self._seconds[each].append(seconds)
 
-    @property
-    def has_all(self) -> bool:
-        """Whether each was timed at least once."""
-        return all(self._seconds.values())
+    def run(self, work: Callable[[T], None], seconds: float) -> None:
+        """Time work with each at least once, and go on until it is over or so many seconds are."""
+        end = time.monotonic() + seconds
+        while not self.is_over and not (all(self._seconds.values()) and time.monotonic() > end):
+            each, start = self.next, time.perf_counter()
+            work(each)
+            self.took(each, time.perf_counter() - start)
 
     @property
     def is_over(self) -> bool:

@@ -199,12 +199,11 @@ class Network:
         pixels = np.random.default_rng(1).integers(0, 256, (PROBES, side, side, 3), np.uint8)
         trial = Trial[FixedPrecision]("half", ["full"])
         vectors: dict[FixedPrecision, Floats] = {}
-        end = time.monotonic() + COMPARING_SECONDS
-        while not trial.is_over and not (trial.has_all and time.monotonic() > end):
-            each = trial.next
-            start = time.perf_counter()
+
+        def embed(each: FixedPrecision) -> None:
             vectors[each] = networks[each]._embed(pixels)
-            trial.took(each, time.perf_counter() - start)
+
+        trial.run(embed, COMPARING_SECONDS)
         if not (_cosines(vectors["half"], vectors["full"]) >= TOLERANCE).all():  # as where half overflows to NaN
             return "full"
         return trial.best if trial.is_over else "half"
@@ -213,13 +212,13 @@ class Network:
         """All of them where one photo is clearly faster so, or else 1."""
         photo = np.random.default_rng(1).integers(0, 256, (1, side, side, 3), np.uint8)
         self._embed(photo)  # what the first call prepares is no part of it
-        trial = Trial(1, [self._all_threads])
-        end = time.monotonic() + COMPARING_SECONDS
-        while not trial.is_over and not (trial.has_all and time.monotonic() > end):
-            self._threads = trial.next
-            start = time.perf_counter()
+
+        def embed(threads: int) -> None:
+            self._threads = threads
             self._embed(photo)
-            trial.took(self._threads, time.perf_counter() - start)
+
+        trial = Trial(1, [self._all_threads])
+        trial.run(embed, COMPARING_SECONDS)
         return trial.best
 
     def _cast(self, precision: FixedPrecision) -> None:

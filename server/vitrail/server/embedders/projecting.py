@@ -1,6 +1,7 @@
 """An embedder with a projection that was fitted to photos, as a file that `file:` serves (see `exported`)."""
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,8 @@ class Projecting:
             threads=threads,
             precision="full",
         )
+        self._workers = self._features.copies()
+        self._threads = ThreadPoolExecutor(len(self._workers), "embed")
         self.dimension = self._features.dimension
         """Components of a feature."""
 
@@ -47,7 +50,8 @@ class Projecting:
 
     def features(self, pixels: Sequence[Pixels]) -> Floats:
         """Features float32 [n, dimension] of n photos, at least one."""
-        return self._features.embed(np.stack(pixels))
+        parts = np.array_split(np.stack(pixels), min(len(self._workers), len(pixels)))
+        return np.concatenate(list(self._threads.map(lambda embed, part: embed(part), self._workers, parts)))
 
     def save(self, path: Path, features: Floats, dimension: int, *, whiten: bool) -> None:
         """Fit a projection to features [n, c] and write the embedder.
