@@ -221,8 +221,8 @@ class Pod:
             await asyncio.sleep(probe.period if probe else 1.0)
 
     async def _serves(self, probe: Probe) -> bool:
-        target, options = f"{self.facts.address}:{probe.port}", [("grpc.use_local_subchannel_pool", 1)]
-        async with grpc.aio.insecure_channel(target, options=options) as channel:
+        target = f"{self.facts.address}:{probe.port}"
+        async with grpc.aio.insecure_channel(target, options=OWN_CONNECTION) as channel:
             try:
                 answer = await HealthStub(channel).Check(
                     HealthCheckRequest(service=probe.service), timeout=probe.timeout

@@ -1,6 +1,6 @@
 """What is done to the stand, and what was seen of it."""
 
-import re
+import json
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -228,8 +228,8 @@ def _order(
 
 def _waits(log: Sequence[str]) -> str:
     """What a process said last of what it waits for, or nothing."""
-    said = [line for line in log if "waiting for" in line]
-    return re.sub(r"\s+", " ", said[-1].partition("] ")[2])[:160] if said else ""
+    said = [json.loads(line) for line in log if '"waiting for' in line]
+    return f"{said[-1]['event']}: {said[-1]['why']}"[:160] if said else ""
 
 
 def _under_load(on: Installed, title: str, act: Callable[[], Iterator[str]], rate: float) -> Shown:
