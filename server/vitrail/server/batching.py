@@ -194,9 +194,9 @@ class Batcher(Generic[T, R]):
         size = sum(ticket.size for ticket in batch)
         self._sizes.observe(size)
         try:
-            traced = [ticket for ticket in batch if ticket.trace is not None]
-            with tracing.batch(f"{self._name} batch", [ticket.trace for ticket in traced if ticket.trace], items=size):
-                for ticket in traced[1:]:
+            traced = [(ticket, ticket.trace) for ticket in batch if ticket.trace is not None]
+            with tracing.batch(f"{self._name} batch", [trace for _, trace in traced], items=size):
+                for ticket, _ in traced[1:]:
                     ticket.batch_trace = tracing.context()
                 await process(batch)
         except Exception as error:  # each caller gets it, and the queue goes on
