@@ -214,14 +214,18 @@ async def test_a_layout_that_is_not_trained_does_not_take_over() -> None:
         assert (await here.search()).coverage.shards_total == 2
 
 
-async def test_a_replica_that_is_not_trained_is_not_asked_beside_one_that_is() -> None:
-    """It would be slow; at most where the other one seems to be."""
+async def test_a_replica_that_is_not_trained_is_not_picked_beside_one_that_is() -> None:
+    """It would be slow; it is the second choice, where the other one seems to be."""
     young, old = replica(), replica()
     young.train_at = 1
     async with searching(young, old) as here:
-        for _ in range(20):
-            assert is_whole(await here.search())
-    assert not young.requests
+        assert is_whole(await here.search())
+        [shard] = here.topology.shards
+        picked = {found for _ in range(20) if (found := shard.pick())}
+        assert {found.address for found in picked} == {old.address}
+        second = shard.pick(but=picked)
+        assert second
+        assert second.address == young.address
 
 
 def test_the_budget_of_extra_questions() -> None:
