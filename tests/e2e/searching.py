@@ -56,7 +56,7 @@ class Searching:
         self._address, self._name, self._queries = address, name, queries
         self._timeout, self._pause, self._min_coverage = timeout, pause, min_coverage
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run)
+        self._thread = threading.Thread(target=self._run, daemon=True)  # a test that failed does not stop it
         self._thread.start()
 
     @property
