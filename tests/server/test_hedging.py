@@ -64,11 +64,11 @@ async def test_a_replica_that_died_is_replaced_within_the_call() -> None:
             await here.topology.probe_all()
         failovers = sample("vitrail_failovers_total")
         async with running(here.fanout.batcher):
-            answers = [await here.search() for _ in range(5)]
+            answers = [await here.search() for _ in range(50)]  # which of the two is asked first is chance
         await here.topology.close()
     assert all(map(is_whole, answers))
     assert sample("vitrail_failovers_total") > failovers
-    assert len(alive.requests) == 5
+    assert len(alive.requests) == len(answers)
 
 
 async def test_a_replica_that_is_forgotten_while_it_is_asked_is_replaced_within_the_call() -> None:

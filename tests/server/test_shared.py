@@ -251,6 +251,18 @@ async def test_what_others_write_is_news(stores: tuple[Store, Store]) -> None:
     theirs.close()
 
 
+async def test_who_hears_that_a_collection_exists_finds_it(stores: tuple[Store, Store]) -> None:
+    """Two workers that create one collection through two coordinators: both go on with it, at once."""
+    ours, theirs = Journal(stores[0]), Journal(stores[1])
+    wanted = Collection(name="new", dimension=2)
+    made = await theirs.change_catalog(theirs.store.create_collection, wanted)
+    with pytest.raises(AlreadyExists, match="new"):
+        await ours.change_catalog(ours.store.create_collection, wanted)
+    assert ours.catalog.get("new").uid == made.uid
+    ours.close()
+    theirs.close()
+
+
 def test_a_server_that_is_away_and_comes_back() -> None:
     """Everything is Unavailable meanwhile, at once, and works again by itself afterwards, with all that was written."""
     with running_postgres() as server:

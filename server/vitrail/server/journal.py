@@ -66,10 +66,14 @@ class Journal:
         return await self._in(self._writer, partial(work, *args, **kwargs))
 
     async def change_catalog(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run a change of the catalog in the writer's thread, and see it."""
-        result = await self._in(self._writer, partial(work, *args, **kwargs))
-        await self.load_catalog()
-        return result
+        """Run a change of the catalog in the writer's thread, and see it; or, where it is refused, what stood against it.
+
+        Another coordinator may have made that: whoever hears that a collection exists already finds it here.
+        """
+        try:
+            return await self._in(self._writer, partial(work, *args, **kwargs))
+        finally:
+            await self.load_catalog()
 
     async def load_catalog(self) -> None:
         seq, collections = await self._in(self._writer, self.store.read_catalog)
