@@ -66,7 +66,7 @@ class Journal:
         return await self._in(self._writer, partial(work, *args, **kwargs))
 
     async def change_catalog(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run a change of the catalog in the writer's thread, and see it; or, where it is refused, what stood against it.
+        """Run a change of the catalog in the writer's thread, and see it; or, where it is refused, what it met.
 
         Another coordinator may have made that: whoever hears that a collection exists already finds it here.
         """
