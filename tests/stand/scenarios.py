@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import textwrap
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -229,7 +230,7 @@ def _order(
 def _waits(log: Sequence[str]) -> str:
     """What a process said last of what it waits for, or nothing."""
     said = [json.loads(line) for line in log if '"waiting for' in line]
-    return f"{said[-1]['event']}: {said[-1]['why']}"[:160] if said else ""
+    return textwrap.shorten(f"{said[-1]['event']}: {said[-1]['why']}", 160, placeholder=" …") if said else ""
 
 
 def _under_load(on: Installed, title: str, act: Callable[[], Iterator[str]], rate: float) -> Shown:
