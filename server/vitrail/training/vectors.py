@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import compress
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +13,7 @@ from vitrail.client.sources import Source
 from vitrail.server.decode import ImageLimits, decode
 from vitrail.server.embedders.base import Embedder, Replicated
 from vitrail.server.embedders.network import Floats, Pixels
-from vitrail.training.photos import Photo, Photos
+from vitrail.training.photos import Photo, Photos, Split
 
 AT_ONCE = 64
 
@@ -23,7 +24,12 @@ class Vectors(NamedTuple):
     photos: Sequence[Photo]
     vectors: Floats
     """float32 [n, d]"""
-    failed: Sequence[FileError]
+    failed: Sequence[FileError] = ()
+
+    def of(self, *splits: Split) -> "Vectors":
+        """Those of some splits."""
+        wanted = [photo.split in splits for photo in self.photos]
+        return Vectors(list(compress(self.photos, wanted)), self.vectors[np.array(wanted, bool)], self.failed)
 
 
 def embed(embedder: Embedder, photos: Photos, shown: Callable[[int], None] = lambda done: None) -> Vectors:
