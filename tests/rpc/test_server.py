@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry
 
 from tests.rpc.fakes import SERVICE, Echo, call, serving
 from tests.server.fakes import eventually
+from vitrail.rpc.address import host_port
 from vitrail.rpc.errors import InvalidArgument, ResourceExhausted
 from vitrail.rpc.process import serve_metrics
 from vitrail.rpc.server import Server, wait_for_signal
@@ -150,6 +151,17 @@ async def test_health_tells_alive_and_started_from_serving() -> None:
             pass
         settling.cancel()
     await server.drain(1.0)
+
+
+async def test_an_address_of_ipv6_is_listened_on() -> None:
+    """As on a cluster whose pods have no others: the address is put into brackets."""
+    server = Server("::1", 0, registry=CollectorRegistry())
+    address = host_port("::1", await server.start())
+    async with grpc.aio.insecure_channel(address) as channel:
+        stub: Any = health_pb2_grpc.HealthStub(channel)
+        assert (await stub.Check(health_pb2.HealthCheckRequest(service="live"))).status == SERVING
+    await server.drain(1.0)
+    assert address.startswith("[::1]:")
 
 
 async def test_settling_answers_calls_until_another_signal(

@@ -19,6 +19,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from vitrail.cli.child import Child
+from vitrail.rpc.address import host_port
 from vitrail.rpc.server import wait_for_signal
 from vitrail.v1.cluster_pb2 import GetShardsRequest, GetShardsResponse, SetShardsRequest
 from vitrail.v1.cluster_pb2_grpc import ClusterServiceStub
@@ -227,7 +228,7 @@ class Cluster:
         options |= {"host": self._host, "port": number, "metrics-port": metrics_port}
         arguments = [word for key, value in options.items() for word in (f"--{key}", str(value))]
         program = [sys.executable, "-m", "vitrail.cli.main", command, *arguments, "--reuse-port"]
-        return Child(name, f"{self._host}:{number}", program, self._logs / f"{name}.log", environment)
+        return Child(name, host_port(self._host, number), program, self._logs / f"{name}.log", environment)
 
 
 def _directories(directory: Path, count: int) -> list[Path]:

@@ -20,6 +20,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram
 
 from vitrail.rpc import tracing
+from vitrail.rpc.address import host_port
 from vitrail.rpc.channel import OPTIONS, STATUS_DETAILS
 from vitrail.rpc.errors import VitrailError, to_status
 from vitrail.rpc.logs import ProcessService
@@ -86,10 +87,11 @@ class Server:
         """
         described = reflection.aio.ReflectionServicer(self._names)
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(described, self._boundary)
+        address = host_port(self._host, self._port)
         try:
-            port = self._server.add_insecure_port(f"{self._host}:{self._port}")
+            port = self._server.add_insecure_port(address)
         except RuntimeError as error:
-            raise OSError(f"cannot listen on {self._host}:{self._port}: {error}") from error
+            raise OSError(f"cannot listen on {address}: {error}") from error
         await self._health.set(LIVE, health_pb2.HealthCheckResponse.SERVING)
         await self._health.set(STARTED, health_pb2.HealthCheckResponse.NOT_SERVING)
         await self._server.start()

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import structlog
 
+from vitrail.rpc.address import host_port
+
 log = structlog.get_logger()
 
 DNS, FILE = "dns:", "file:"
@@ -56,7 +58,4 @@ async def _look_up(name: str) -> set[str]:
         if error.errno in (socket.EAI_NONAME, socket.EAI_NODATA):  # nothing runs there yet
             return set()
         raise
-    return {
-        f"[{address[0]}]:{port}" if family == socket.AF_INET6 else f"{address[0]}:{port}"
-        for family, _, _, _, address in found
-    }
+    return {host_port(str(address[0]), port) for _, _, _, _, address in found}

@@ -8,6 +8,7 @@ import structlog
 import uvloop
 
 from vitrail.rpc import tracing
+from vitrail.rpc.address import host_port
 from vitrail.rpc.errors import Unavailable
 from vitrail.rpc.logs import configure_logs
 from vitrail.rpc.process import (
@@ -94,11 +95,11 @@ async def _serve(config: Config) -> None:
 async def _serve_calls(
     config: Config, journal: Journal, topology: Topology, metrics_port: int, stopped: asyncio.Task[str]
 ) -> None:
-    async with _parts(config, journal, topology, f"{config.host}:{metrics_port}") as (server, tasks):
+    async with _parts(config, journal, topology, host_port(config.host, metrics_port)) as (server, tasks):
         await server.set_serving(False)
         port = await server.start()  # calls are answered from now on: shards need the log to become ready
         await server.set_started()
-        log.info("started", address=f"{config.host}:{port}", shards=config.shards, metrics_port=metrics_port)
+        log.info("started", address=host_port(config.host, port), shards=config.shards, metrics_port=metrics_port)
         announcing = asyncio.create_task(_announce(server, topology))
         done, _ = await asyncio.wait([stopped, *tasks], return_when=asyncio.FIRST_COMPLETED)
         announcing.cancel()

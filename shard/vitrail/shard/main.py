@@ -9,6 +9,7 @@ import structlog
 import uvloop
 
 from vitrail.rpc import tracing
+from vitrail.rpc.address import host_port
 from vitrail.rpc.channel import CLIENT_OPTIONS
 from vitrail.rpc.logs import configure_logs
 from vitrail.rpc.process import (
@@ -76,7 +77,7 @@ async def _serve_partitions(config: Config, writer: ThreadPoolExecutor, channel:
     server.add(add_ShardServiceServicer_to_server, service, SERVICE)
     await server.set_serving(False)
     port = await server.start()
-    address = f"{config.host}:{port}"
+    address = host_port(config.host, port)
     log.info("serving", address=address, slots=config.slots, metrics_port=metrics_port, gpu=device is not None)
     tasks = [asyncio.create_task(work.run()) for work in (follower, life, snapshots) if work is not None]
     stopped = asyncio.create_task(wait_for_signal())
