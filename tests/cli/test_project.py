@@ -40,12 +40,30 @@ def test_a_file_that_is_served_at_once(folder: Path, tmp_path: Path) -> None:
     np.testing.assert_allclose(np.cov(vectors.T), np.eye(5), atol=1e-2)
 
 
+def test_a_file_is_projected_once_more(folder: Path, tmp_path: Path) -> None:
+    """Where it has a projection, the new one is fitted to what that gives, and both are one."""
+    first, second = tmp_path / "first.safetensors", tmp_path / "second.safetensors"
+    for embedder, dimension, out in (("", "6", first), (f"file:{first}", "4", second)):
+        words = ["--embedder", embedder, "--dimension", dimension, "--whiten", "--out", str(out)]
+        said = CliRunner().invoke(app, ["project", str(folder), *words])
+        assert said.exit_code == 0, said.output
+    images = [decode(path.read_bytes(), ImageLimits(), 256) for path in sorted(folder.glob("*.png"))]
+    six, four = (make(f"file:{path}", threads=2, precision="full") for path in (first, second))
+    pixels = np.stack([six.preprocessing.apply(image) for image in images])
+    before, after = six.embed(pixels), four.embed(pixels)
+    assert four.dimension == 4
+    np.testing.assert_allclose(after.mean(axis=0), 0, atol=1e-2)
+    np.testing.assert_allclose(np.cov(after.T), np.eye(4), atol=1e-2)
+    shared = np.linalg.lstsq(before, after)[0]
+    np.testing.assert_allclose(before @ shared, after, atol=1e-2)
+
+
 @pytest.mark.parametrize(
     ("words", "why"),
     [
         (["--dimension", "10"], "9 photos are too few for 10 dimensions"),
         (["--dimension", "9"], "8 photos that can be decoded are too few for 9 dimensions"),
-        (["--dimension", "2", "--embedder", "onnx:model.onnx"], "only efficientnet-lite0 and models of timm"),
+        (["--dimension", "2", "--embedder", "onnx:model.onnx"], "only efficientnet-lite0, models of timm and files"),
         (["--dimension", "2", "--embedder", "efficientnet-lite0?fit=round"], "fit"),
     ],
     ids=["few-files", "few-photos", "no-file-can-hold-it", "no-such-option"],

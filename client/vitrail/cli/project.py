@@ -26,7 +26,7 @@ def project(
     photos: Annotated[str, typer.Argument(help="A folder or a bucket; nested folders are included.")],
     out: Annotated[Path, typer.Option(help="The file to write, which must not exist: model.safetensors.")],
     dimension: Annotated[int, typer.Option(min=1, help="Components of the new vectors.")],
-    embedder: Annotated[str, typer.Option(help="Whose vectors: the default one, or one of timm.")] = "",
+    embedder: Annotated[str, typer.Option(help="Whose vectors: the default one, one of timm, or file:….")] = "",
     whiten: Annotated[
         bool, typer.Option("--whiten", help="Give all components the same variance: Euclidean becomes Mahalanobis.")
     ] = False,

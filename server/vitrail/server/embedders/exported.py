@@ -5,7 +5,9 @@ one, as `projection.mean` and `projection.matrix`.
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -32,8 +34,16 @@ class Header(BaseModel):
     normalise: bool = True
 
 
-def load(name: str, path: Path, *, threads: int, precision: Precision = "auto") -> TorchEmbedder:
-    """Load an embedder from a file.
+class Exported(NamedTuple):
+    """What a file holds."""
+
+    header: Header
+    backbone: Backbone
+    projection: Projection | None = None
+
+
+def read(path: Path) -> Exported:
+    """Read a file.
 
     Raises:
         NoSuchEmbedder: There is none, it cannot be read, or its tensors are not those of its architecture.
@@ -52,9 +62,19 @@ def load(name: str, path: Path, *, threads: int, precision: Precision = "auto") 
         backbone.model.load_state_dict({key.removeprefix(BACKBONE): tensor for key, tensor in tensors.items()})
     except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
         raise NoSuchEmbedder(f"cannot load {path}: {error}") from error
+    return Exported(header, replace(backbone, preprocessing=header.preprocessing), projection)
+
+
+def load(name: str, path: Path, *, threads: int, precision: Precision = "auto") -> TorchEmbedder:
+    """Load an embedder from a file.
+
+    Raises:
+        NoSuchEmbedder: As `read`.
+    """
+    header, backbone, projection = read(path)
     return TorchEmbedder(
         name,
-        Backbone(f"timm/{header.architecture}", backbone.model, header.preprocessing, None, backbone.prefix_tokens),
+        backbone,
         pooling=header.pooling,
         projection=projection,
         normalise=header.normalise,

@@ -8,10 +8,8 @@ import numpy as np
 
 from vitrail.server.decode import ImageLimits, decode
 from vitrail.server.embedders import exported
-from vitrail.server.embedders.efficientnet import EfficientNetLite0, pretrained
-from vitrail.server.embedders.hub import Backbone, NoSuchEmbedder, timm_model
-from vitrail.server.embedders.names import options_of
-from vitrail.server.embedders.network import Floats, Pixels
+from vitrail.server.embedders.exportable import exportable
+from vitrail.server.embedders.network import Floats, Pixels, Projection
 from vitrail.server.embedders.torch_embedder import TorchEmbedder
 
 
@@ -19,17 +17,19 @@ class Projecting:
     """The features of an embedder, and a projection of them."""
 
     def __init__(self, name: str, *, threads: int) -> None:
-        """Load the model.
+        """Load the model; where it has a projection, its features are what that gives.
 
         Raises:
             NoSuchEmbedder: There is none, it cannot be had here, or a file cannot hold it.
         """
-        self._header, self._backbone = _exportable(name)
+        self._parts = exportable(name)
+        header, backbone, projection = self._parts
         self._features = TorchEmbedder(
             name,
-            self._backbone,
-            pooling=self._header.pooling,
-            preprocessing=self._header.preprocessing,
+            backbone,
+            pooling=header.pooling,
+            preprocessing=header.preprocessing,
+            projection=projection,
             normalise=False,
             threads=threads,
             precision="full",
@@ -45,7 +45,7 @@ class Projecting:
         Raises:
             InvalidArgument: It cannot be decoded.
         """
-        recipe = self._header.preprocessing
+        recipe = self._parts.header.preprocessing
         return recipe.apply(decode(data, ImageLimits(), recipe.target, background=recipe.background))
 
     def features(self, pixels: Sequence[Pixels]) -> Floats:
@@ -62,27 +62,13 @@ class Projecting:
             ValueError: There are fewer features than dimensions.
         """
         projection = exported.fit_projection(features, dimension, whiten=whiten)
-        header = self._header.model_copy(update={"normalise": not whiten})
-        exported.save(path, header, self._backbone, projection)
+        if self._parts.projection:
+            projection = _both(self._parts.projection, projection)
+        header = self._parts.header.model_copy(update={"normalise": not whiten})
+        exported.save(path, header, self._parts.backbone, projection)
 
 
-def _exportable(name: str) -> tuple[exported.Header, Backbone]:
-    base, _, query = name.partition("?")
-    options = options_of(name, query)
-    family, _, architecture = base.partition("/")
-    if base == EfficientNetLite0.name:
-        architecture = "tf_efficientnet_lite0"
-        backbone = timm_model(architecture, options.pooling, pretrained=False)
-        backbone.model.load_state_dict(_without_classifier())
-        own = EfficientNetLite0.own
-    elif family == "timm":
-        backbone = timm_model(architecture, options.pooling)
-        own = backbone.preprocessing
-    else:
-        raise NoSuchEmbedder(f"{name}: only {EfficientNetLite0.name} and models of timm can be written to a file")
-    header = exported.Header(architecture=architecture, preprocessing=options.apply(own), pooling=options.pooling)
-    return header, backbone
-
-
-def _without_classifier() -> dict[str, object]:
-    return {key: each for key, each in pretrained().state_dict().items() if not key.startswith("classifier.")}
+def _both(first: Projection, then: Projection) -> Projection:
+    """One projection that does what two do, one after the other."""
+    mean = first.mean + then.mean @ np.linalg.pinv(first.matrix)
+    return Projection(mean.astype(np.float32), np.ascontiguousarray(first.matrix @ then.matrix, np.float32))
