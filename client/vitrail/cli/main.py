@@ -14,6 +14,7 @@ from vitrail.cli.plan.command import plan
 from vitrail.cli.processes import migrate, server, shard
 from vitrail.cli.project import project
 from vitrail.cli.purge import purge
+from vitrail.cli.quantize import quantize
 from vitrail.cli.search import search
 from vitrail.cli.shards import shards
 from vitrail.cli.stats import stats
@@ -63,6 +64,7 @@ app.add_typer(catalog.app, name="collections")
 # Commands that run processes of the cluster, or a model: these import their extras when they run.
 app.command()(up)
 app.command()(project)
+app.command()(quantize)
 app.command()(server)
 app.command()(shard)
 app.command()(migrate)

@@ -131,7 +131,8 @@ def folded(model: "torch.nn.Module") -> "torch.nn.Module":
         for (conv_name, conv), (norm_name, norm) in pairwise(children):
             if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
                 setattr(parent, conv_name, fuse_conv_bn_eval(conv, norm))
-                setattr(parent, norm_name, norm.act)  # timm's BatchNormAct2d holds the activation too
+                # timm's BatchNormAct2d holds the activation too
+                setattr(parent, norm_name, getattr(norm, "act", nn.Identity()))
     return model
 
 

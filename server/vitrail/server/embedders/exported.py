@@ -7,7 +7,7 @@ one, as `projection.mean` and `projection.matrix`.
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -17,6 +17,9 @@ from vitrail.server.embedders.network import Precision, Projection
 from vitrail.server.embedders.preprocessing import Preprocessing
 from vitrail.server.embedders.recipe import Pooling
 from vitrail.server.embedders.torch_embedder import TorchEmbedder
+
+if TYPE_CHECKING:
+    import torch
 
 KEY, BACKBONE = "vitrail", "backbone."
 MEAN, MATRIX = "projection.mean", "projection.matrix"
@@ -83,15 +86,39 @@ def load(name: str, path: Path, *, threads: int, precision: Precision = "auto") 
     )
 
 
-def save(path: Path, header: Header, backbone: Backbone, projection: Projection | None = None) -> None:
-    """Write an embedder to a file."""
+def save(
+    path: Path, header: Header, backbone: Backbone, projection: Projection | None = None, *, half: bool = False
+) -> None:
+    """Write an embedder to a file.
+
+    Args:
+        path: What is there is replaced.
+        header: The recipe.
+        backbone: The model.
+        projection: Of its features, if any.
+        half: Whether matrices and kernels are written in fp16. What has one axis is small, and stays as it is.
+
+    Raises:
+        ValueError: A tensor has values that are too large for half precision.
+    """
     import torch
     from safetensors.torch import save_file
 
     tensors = {f"{BACKBONE}{key}": tensor.contiguous() for key, tensor in backbone.model.state_dict().items()}
     if projection is not None:
         tensors |= {MEAN: torch.from_numpy(projection.mean), MATRIX: torch.from_numpy(projection.matrix)}
+    if half:
+        tensors = {key: _halved(key, tensor) for key, tensor in tensors.items()}
     save_file(tensors, path, metadata={KEY: header.model_dump_json()})
+
+
+def _halved(key: str, tensor: "torch.Tensor") -> "torch.Tensor":
+    if tensor.ndim < 2 or not tensor.is_floating_point():
+        return tensor
+    halved = tensor.half()
+    if not halved.isfinite().all():
+        raise ValueError(f"{key} has values that are too large for half precision")
+    return halved
 
 
 def _header(path: Path) -> Header:

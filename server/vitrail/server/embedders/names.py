@@ -6,7 +6,7 @@
 | timm/MODEL | a model of timm, without its classifier |
 | torchvision/MODEL[/WEIGHTS] | a model of torchvision, without its classifier |
 | open_clip/MODEL/WEIGHTS | images and texts in one space |
-| file:PATH | a safetensors file that `vitrail project` wrote |
+| file:PATH | a safetensors file that Vitrail wrote (see `exported`) |
 | onnx:PATH | an ONNX file |
 | anything else | what a package offers as an entry point of the group `vitrail.embedders` |
 
