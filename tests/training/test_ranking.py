@@ -72,6 +72,7 @@ def test_measures_are_those_of_scikit_learn(metric: Metric, monkeypatch: pytest.
         best = np.sort(scores)[::-1][:10]
         np.testing.assert_allclose(found.scores[place], best, rtol=1e-4)
         assert [gallery.photos[other].label == photo.label for other in found.top[place]] == list(ranked[:10])
+        assert found.right[place].tolist() == list(ranked[:10])
 
 
 def test_equal_scores_stand_in_the_order_of_the_gallery() -> None:

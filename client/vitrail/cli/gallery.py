@@ -104,11 +104,11 @@ def page(rows: Iterable[Row], title: str) -> str:
         "<!doctype html>\n<html lang='en'><head><meta charset='utf-8'>"
         "<meta name='viewport' content='width=device-width, initial-scale=1'>"
         f"<title>{html.escape(title)}</title><style>{STYLE}</style></head>\n"
-        f"<body><h1>{html.escape(title)}</h1>\n{''.join(map(_section, rows))}</body></html>\n"
+        f"<body><h1>{html.escape(title)}</h1>\n{''.join(map(section, rows))}</body></html>\n"
     )
 
 
-def _section(row: Row) -> str:
+def section(row: Row) -> str:
     figures = [_figure(Picture("query", row.query), "query")]
     figures += [_figure(hit, "good" if hit.highlighted else "") for hit in row.hits]
     return f"<section><h2>{html.escape(row.title)}</h2><div class='grid'>{''.join(figures)}</div></section>\n"

@@ -7,6 +7,7 @@ import typer
 from vitrail.cli import catalog
 from vitrail.cli.bench.command import bench
 from vitrail.cli.embed import embed
+from vitrail.cli.evaluate.command import evaluate
 from vitrail.cli.index import index
 from vitrail.cli.log_level import log_level
 from vitrail.cli.moving import export, import_
@@ -65,6 +66,7 @@ app.add_typer(catalog.app, name="collections")
 app.command()(up)
 app.command()(project)
 app.command()(quantize)
+app.command()(evaluate)
 app.command()(server)
 app.command()(shard)
 app.command()(migrate)

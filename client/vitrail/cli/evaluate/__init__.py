@@ -1,0 +1,1 @@
+"""`vitrail evaluate`: how good retrieval is, with photos whose labels are known."""
