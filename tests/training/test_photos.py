@@ -58,7 +58,7 @@ def test_a_table_makes_the_same_split_again(tmp_path: Path) -> None:
         ("path,label\n../a.jpg,hat\n", r"photos.csv:2: '../a.jpg' is no path"),
         ("path,label\n/a.jpg,hat\n", "no path"),
         ("path,label,split\na.jpg,hat,dev\n", "photos.csv:2: 'dev' is none of train, validation, test"),
-        ("path,label\na.jpg,hat\nb.jpg,hat\na.jpg,shoe\n", "a.jpg twice"),
+        ("path,label\na.jpg,hat\nb.jpg,hat\na.jpg,shoe\n", "a.jpg twice, as 'hat' and as 'shoe'"),
         ('path,label\n"a.jpg,hat\n', "cannot be read"),
     ],
 )

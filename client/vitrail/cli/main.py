@@ -6,6 +6,7 @@ import typer
 
 from vitrail.cli import catalog
 from vitrail.cli.bench.command import bench
+from vitrail.cli.dataset import dataset
 from vitrail.cli.embed import embed
 from vitrail.cli.evaluate.command import evaluate
 from vitrail.cli.index import index
@@ -67,6 +68,7 @@ app.command()(up)
 app.command()(project)
 app.command()(quantize)
 app.command()(evaluate)
+app.command()(dataset)
 app.command()(server)
 app.command()(shard)
 app.command()(migrate)

@@ -21,7 +21,7 @@ from vitrail.server.formats.kinds import Kind, sniff
 from vitrail.server.formats.limits import ImageLimits, Refused, check_size
 from vitrail.server.formats.tiff import ORIENTATION, PHOTOMETRIC, WHITE_IS_ZERO, directory
 
-__all__ = ["ImageLimits", "check_jpeg", "decode", "thumbnail"]
+__all__ = ["ImageLimits", "check_jpeg", "decode", "size", "thumbnail"]
 
 # How much larger than the target an image stays that is made smaller on the way, by scaled DCT (JPEG) or by averaging
 # (the rest): vectors of photos kept a cosine of 0.998 (median 0.9997) and 0.9995 to those of the full size. A gap of
@@ -72,6 +72,20 @@ def check_jpeg(data: bytes, limits: ImageLimits, *, field: str) -> None:
             _open(kind, data, limits)
     except Refused as refused:
         raise InvalidArgument(str(refused), field=field) from refused.__cause__
+
+
+def size(data: bytes, limits: ImageLimits) -> tuple[int, int]:
+    """Width and height as the file has them, from its headers; no pixel is decoded.
+
+    Raises:
+        InvalidArgument: As in `decode`, but that pixels may be damaged.
+    """
+    try:
+        kind = _kind(data, limits)
+        with _reading(kind):
+            return _open(kind, data, limits)[0].size
+    except Refused as refused:
+        raise InvalidArgument(str(refused), field="image") from refused.__cause__
 
 
 def thumbnail(image: Image.Image, side: int = 160) -> bytes:

@@ -3,10 +3,12 @@
 They come from a folder or from a table. In a folder, the first part of a photo's path is its label
 (`hat/a.jpg`); where all of the first parts name splits, the second one is (`train/hat/a.jpg`). A table is CSV with the
 columns `path` and `label`, and `split` and `group` where it has them; paths are relative to the folder of the table, or
-to another one that is given. `vitrail dataset` writes such a table: it makes the same split again.
+to another one that is given, or that the manifest beside it names. `vitrail dataset` writes such a table and its
+manifest: they make the same split again.
 """
 
 import csv
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -21,6 +23,8 @@ SPLITS: Sequence[Split] = get_args(Split)
 FOLDERS: dict[str, Split] = {"train": "train", "val": "validation", "valid": "validation", "validation": "validation"}
 FOLDERS |= {"test": "test"}
 """What a folder of a split may be called."""
+MANIFEST = "dataset.json"
+"""Beside a table; its `photos` says where these lie: a path, from the folder of the table, or what fsspec knows."""
 COLUMNS = ("path", "label", "split", "group")
 
 
@@ -55,7 +59,7 @@ def read_photos(where: str, folder: Path | None = None) -> Photos:
 
     Args:
         where: A path, or what fsspec knows.
-        folder: What paths in a table are relative to, instead of its own folder.
+        folder: What paths in a table are relative to, instead of its own folder or what its manifest says.
 
     Raises:
         InvalidArgument: There is no such place, or the table cannot be used; says in which line.
@@ -63,7 +67,23 @@ def read_photos(where: str, folder: Path | None = None) -> Photos:
     if not where.endswith(".csv"):
         return _of_folder(source_of(where))
     table = Path(where)
-    return Photos(source_of(folder or table.parent), read_table(table))
+    return Photos(source_of(folder or folder_of(table)), read_table(table))
+
+
+def folder_of(table: Path) -> str:
+    """What the paths in a table are relative to.
+
+    Raises:
+        InvalidArgument: There is a manifest beside it that cannot be used.
+    """
+    manifest = table.with_name(MANIFEST)
+    if not manifest.exists():
+        return str(table.parent)
+    try:
+        where = json.loads(manifest.read_text(encoding="utf-8"))["photos"]
+        return where if "://" in where else str(table.parent / where)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InvalidArgument(f"{manifest} does not say where the photos are: {error!r}", field="table") from error
 
 
 def read_table(path: Path) -> list[Photo]:
@@ -84,7 +104,8 @@ def read_table(path: Path) -> list[Photo]:
     photos.sort()
     for one, other in pairwise(photos):
         if one.id == other.id:
-            raise InvalidArgument(f"{path} has {one.id} twice", field="table")
+            as_what = f", as {one.label!r} and as {other.label!r}" if one.label != other.label else ""
+            raise InvalidArgument(f"{path} has {one.id} twice{as_what}", field="table")
     return photos
 
 
