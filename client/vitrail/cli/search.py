@@ -63,7 +63,7 @@ def search(
             include=("attributes", "uri", "thumbnail") if gallery_path else ("attributes", "uri"),
         )
         if gallery_path:
-            query = image.read_bytes() if image else _picture_of_record(client, collection, like)
+            query = image.read_bytes() if image else picture_of_record(client, collection, like) if like else None
             _write_gallery(gallery_path, str(image or text or like or vector), query, result)
     if as_json:
         print_json(_figures(result))
@@ -120,9 +120,8 @@ def _write_gallery(path: Path, title: str, query: bytes | None, result: SearchRe
     gallery.write(path, [gallery.Row(title, query, hits)])
 
 
-def _picture_of_record(client: Client, collection: str, record_id: str | None) -> bytes | None:
-    if record_id is None:
-        return None
+def picture_of_record(client: Client, collection: str, record_id: str) -> bytes | None:
+    """The picture of a record, where it can be had."""
     record = client.get(collection, record_id)
     return _picture(record.thumbnail, record.uri)
 

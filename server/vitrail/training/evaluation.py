@@ -90,7 +90,7 @@ def offline(
         kind: Metric = "euclidean" if metric == "mahalanobis" else metric
         runs.append(Run(name, evaluate(left, right, kind, relevant)))
     notes = left_out(runs[0].found)
-    return Evaluation(runs, metric, MEASURES, None, notes, [*failed.values()], partial(_read, photos.source))
+    return Evaluation(runs, metric, MEASURES, None, notes, [*failed.values()], partial(read_photo, photos.source))
 
 
 def chosen(vectors: Vectors, photos: Container[Photo]) -> Vectors:
@@ -134,7 +134,8 @@ def left_out(found: PerQuery) -> list[str]:
     return [f"{len(labels):,} queries have nothing relevant in the gallery{named}: they do not count"]
 
 
-def _read(source: Source, photo: Photo) -> bytes | None:
+def read_photo(source: Source, photo: Photo) -> bytes | None:
+    """A photo as a file; None where it cannot be read."""
     try:
         return source.read(photo.id)
     except OSError:

@@ -8,7 +8,7 @@ import numpy as np
 from vitrail.training.measures import Floats
 from vitrail.training.ranking import PerQuery
 
-MEASURES = ("AP", "AP@R", "P@1", "P@10", "hit@1", "hit@10", "recall@10", "recall@100", "RR", "NDCG@10")
+MEASURES = ("AP", "AP@R", "P@10", "hit@1", "hit@10", "recall@10", "recall@100", "RR", "NDCG@10")
 NAMES = {"AP": "mAP", "AP@R": "mAP@R", "RR": "MRR"}
 """What the mean of a measure is called, where that is another name."""
 

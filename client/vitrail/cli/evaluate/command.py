@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vitrail.cli.common import AsJson, fail, needs, print_json
-from vitrail.client import InvalidArgument
+from vitrail.cli.common import DEFAULT_ADDRESS, Address, AsJson, connected, fail, needs, print_json
+from vitrail.cli.search import picture_of_record
+from vitrail.client import Client, InvalidArgument
 from vitrail.client.progress import bar
 
 if TYPE_CHECKING:
     from vitrail.training.evaluation import Evaluation
+    from vitrail.training.pairs import Pairs
     from vitrail.training.photos import Photos
     from vitrail.training.vectors import Vectors
 
@@ -43,8 +45,8 @@ def evaluate(
         list[str] | None, typer.Option(help="The default one if not given; another one is compared with it.")
     ] = None,
     metric: Annotated[
-        MetricName, typer.Option(help="How vectors compare; mahalanobis is euclidean after whitening.")
-    ] = MetricName.cosine,
+        MetricName | None, typer.Option(help="Cosine if not given; mahalanobis is euclidean after whitening.")
+    ] = None,
     queries: Annotated[
         SplitName | None, typer.Option(help="Which photos to search with: test, or all where there is no such split.")
     ] = None,
@@ -58,25 +60,52 @@ def evaluate(
     folder: Annotated[
         Path | None, typer.Option(help="Where the photos of a table are, instead of beside it.", file_okay=False)
     ] = None,
+    collection: Annotated[
+        str | None,
+        typer.Option("--collection", "-c", help="Evaluate one that serves: with its records, or with the photos."),
+    ] = None,
+    attribute: Annotated[str, typer.Option(help="The label of records of a collection.")] = "category",
+    top_k: Annotated[
+        int, typer.Option("--top-k", "-k", min=1, max=1000, help="How many hits to ask a collection for.")
+    ] = 100,
     out: Annotated[Path | None, typer.Option(help="Write a page with curves and pictures: report.html.")] = None,
+    address: Address = DEFAULT_ADDRESS,
     as_json: AsJson = False,
 ) -> None:
     """Measure retrieval: mAP, P@k, hit@k, recall@k, MRR, NDCG, with confidence intervals.
 
-    Photos are embedded here, and the best ranking of all is measured; a photo never finds itself.
+    Photos are embedded here, and all of each exact ranking is measured. A collection is searched exactly and as it
+    serves, which tells what the model can do from what the index costs. Nothing ever finds itself.
     """
     if out is not None and not out.absolute().parent.is_dir():
         fail(f"{out}: there is no such folder")
+    if photos is None and collection is None:
+        raise typer.BadParameter("give photos, or --collection, or both")
+    if collection is not None and (embedder or metric or gallery):
+        raise typer.BadParameter("a collection has its own embedder, metric and photos")
     try:
-        from vitrail.cli.evaluate.figures import Figures
-        from vitrail.cli.evaluate.report import write
+        from vitrail.training.pairs import read_pairs
+        from vitrail.training.photos import read_photos
 
-        evaluation = _offline(photos or "", folder, embedder or [""], metric, queries, gallery or [], pairs)
-        figures = Figures(evaluation)
+        given = read_photos(photos, folder) if photos is not None else None
+        relevant = read_pairs(pairs) if pairs is not None else None
+        if collection is not None:
+            chosen = given.of(queries.value) if given and queries else given
+            with connected(address) as client:
+                _tell(_served(client, collection, attribute, top_k, chosen, relevant), out, as_json)
+        elif given is not None:
+            _tell(_offline(given, embedder or [""], metric, queries, gallery or [], relevant), out, as_json)
     except ImportError as error:
         needs("train", error)
     except InvalidArgument as error:
         fail(str(error))
+
+
+def _tell(evaluation: "Evaluation", out: Path | None, as_json: bool) -> None:
+    from vitrail.cli.evaluate.figures import Figures
+    from vitrail.cli.evaluate.report import write
+
+    figures = Figures(evaluation)
     if out is not None:
         write(out, figures)
     if as_json:
@@ -87,26 +116,38 @@ def evaluate(
             typer.echo(f"report: {out}")
 
 
+def _served(
+    client: Client, collection: str, attribute: str, top_k: int, photos: "Photos | None", pairs: "Pairs | None"
+) -> "Evaluation":
+    from vitrail.training.served import Asked, served
+
+    return served(
+        client,
+        Asked(collection, attribute, top_k),
+        lambda id: picture_of_record(client, collection, id),
+        photos,
+        pairs,
+        progress=True,
+    )
+
+
 def _offline(
-    where: str,
-    folder: Path | None,
+    photos: "Photos",
     names: list[str],
-    metric: MetricName,
+    metric: MetricName | None,
     queries: SplitName | None,
     gallery: list[SplitName],
-    pairs: Path | None,
+    pairs: "Pairs | None",
 ) -> "Evaluation":
     from vitrail.training.evaluation import offline
-    from vitrail.training.pairs import read_pairs
-    from vitrail.training.photos import read_photos
 
     return offline(
-        read_photos(where, folder),
-        lambda photos: _embedded(photos, names),
-        metric.value,
+        photos,
+        lambda chosen: _embedded(chosen, names),
+        metric.value if metric else "cosine",
         queries.value if queries else None,
         [split.value for split in gallery],
-        read_pairs(pairs) if pairs else None,
+        pairs,
     )
 
 

@@ -22,7 +22,7 @@ def curves(evaluation: "Evaluation") -> dict[str, str]:
     from vitrail.training.measures import DEPTH, LEVELS
 
     depth = min(evaluation.depth or DEPTH, DEPTH)
-    steps = np.arange(1, depth + 1)
+    steps = range(1, depth + 1)
 
     def at(measure: str) -> "Callable[[PerQuery], Sequence[float]]":
         return lambda found: [found.measures.mean(f"{measure}@{k}") for k in steps]
@@ -34,7 +34,7 @@ def curves(evaluation: "Evaluation") -> dict[str, str]:
         ),
     }
     if evaluation.depth is None:
-        shares = np.arange(1, LEVELS + 1) / LEVELS
+        shares = [share / LEVELS for share in range(1, LEVELS + 1)]
         title = "Precision where a share of what is relevant was found"
         drawn = {title: _lines(evaluation, shares, "recall", _precision), **drawn}
     return drawn
