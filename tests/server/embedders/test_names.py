@@ -16,6 +16,7 @@ from vitrail.server.embedders.hub import NoSuchEmbedder, timm_model
 from vitrail.server.embedders.names import make
 from vitrail.server.embedders.network import Floats, Network, pooled
 from vitrail.server.embedders.preprocessing import Preprocessing
+from vitrail.server.embedders.torch_embedder import TorchEmbedder
 
 SMALL = Preprocessing(resize=32, crop=32, mean=(127.0,) * 3, std=(128.0,) * 3)
 ARCHITECTURE = "resnet10t"
@@ -251,6 +252,26 @@ def test_an_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
     assert embedded(embedder).tolist() == [[1, 1]] * 3
 
 
+def test_another_side() -> None:
+    """A smaller square is scaled as the model's own is, seen by the same weights, and another space."""
+    small, own = (
+        make(name, threads=1, precision="full") for name in ("efficientnet-lite0?side=160", "efficientnet-lite0")
+    )
+    assert (small.preprocessing.resize, small.preprocessing.crop) == (183, 160)
+    assert small.space.rpartition(":")[2] != own.space.rpartition(":")[2]
+    assert embedded(small).shape == (3, 1280)
+    cosines = (embedded(small) * embedded(own)).sum(axis=1)
+    assert ((cosines > 0.5) & (cosines < 0.999)).all()
+    assert names.options_of("", "side=160&fit=pad").apply(own.preprocessing).resize == 160
+    with pytest.raises(NoSuchEmbedder, match="doesn't match model"):
+        TorchEmbedder(
+            "vit",
+            timm_model("vit_tiny_patch16_224", "native", pretrained=False),
+            preprocessing=SMALL,
+            threads=1,
+        )
+
+
 @pytest.mark.parametrize(
     ("name", "said"),
     [
@@ -264,6 +285,7 @@ def test_an_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
         ("onnx:/nowhere", "No such file"),
         ("efficientnet-lite0?pooling=gem", "the model's own"),
         ("efficientnet-lite0?fit=wide", "fit: Input should be"),
+        ("efficientnet-lite0?side=8", "side: Input should be"),
         ("efficientnet-lite0?colour=grey", "colour: Extra inputs"),
         ("efficientnet-lite0?fit", "bad query field"),
         ("timm/resnet10t?pooling=class", "cannot get"),

@@ -19,13 +19,13 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import parse_qsl
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from vitrail.server.embedders.base import Embedder
 from vitrail.server.embedders.efficientnet import EfficientNetLite0
 from vitrail.server.embedders.hub import NoSuchEmbedder, open_clip_model, timm_model, torchvision_model
 from vitrail.server.embedders.network import Precision
-from vitrail.server.embedders.preprocessing import Preprocessing
+from vitrail.server.embedders.preprocessing import MAX_SIDE, Preprocessing
 from vitrail.server.embedders.recipe import Pooling
 from vitrail.server.embedders.torch_embedder import TorchEmbedder, TorchTextEmbedder
 
@@ -37,6 +37,8 @@ class Options(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     pooling: Pooling = "native"
+    side: int | None = Field(default=None, ge=32, le=MAX_SIDE)
+    """Of the square that the model sees: a smaller one takes less time, and less is seen."""
     fit: Literal["crop", "pad", "stretch"] | None = None
     denoise: Literal["none", "median"] | None = None
     contrast: Literal["none", "stretch"] | None = None
@@ -44,8 +46,9 @@ class Options(BaseModel):
     def apply(self, preprocessing: Preprocessing) -> Preprocessing:
         """What differs from a model's own preprocessing."""
         changed = self.model_dump(include={"fit", "denoise", "contrast"}, exclude_none=True)
-        if self.fit in ("pad", "stretch"):
-            changed["resize"] = preprocessing.crop
+        crop = changed["crop"] = self.side or preprocessing.crop
+        fit = self.fit or preprocessing.fit
+        changed["resize"] = round(preprocessing.resize * crop / preprocessing.crop) if fit == "crop" else crop
         return Preprocessing.model_validate({**preprocessing.model_dump(), **changed})
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from vitrail.server.embedders.hub import Backbone
+from vitrail.server.embedders.hub import Backbone, NoSuchEmbedder
 from vitrail.server.embedders.network import Floats, Network, Pixels, Precision, Projection, weights_digest
 from vitrail.server.embedders.preprocessing import Preprocessing
 from vitrail.server.embedders.recipe import Pooling, Recipe
@@ -26,7 +26,11 @@ class TorchEmbedder:
         threads: int,
         precision: Precision = "auto",
     ) -> None:
-        """Move it to the device; without `preprocessing` it is the backbone's own."""
+        """Move it to the device; without `preprocessing` it is the backbone's own.
+
+        Raises:
+            NoSuchEmbedder: The model takes no images of that side.
+        """
         self.name = name
         self.preprocessing = preprocessing or backbone.preprocessing
         self.normalised = normalise
@@ -39,21 +43,24 @@ class TorchEmbedder:
             normalise=normalise,
         )
         self.space = self.recipe.space(name)
-        self.network = Network(
-            backbone.model,
-            self.preprocessing,
-            forward=backbone.forward,
-            pooling=pooling,
-            prefix_tokens=backbone.prefix_tokens,
-            projection=projection,
-            normalise=normalise,
-            threads=threads,
-            precision=precision,
-            space=self.space,
-        )
         self._texts = backbone.embed_texts
         side = self.preprocessing.crop
-        self.dimension = self.embed(np.zeros((1, side, side, 3), np.uint8)).shape[1]
+        try:
+            self.network = Network(
+                backbone.model,
+                self.preprocessing,
+                forward=backbone.forward,
+                pooling=pooling,
+                prefix_tokens=backbone.prefix_tokens,
+                projection=projection,
+                normalise=normalise,
+                threads=threads,
+                precision=precision,
+                space=self.space,
+            )
+            self.dimension = self.embed(np.zeros((1, side, side, 3), np.uint8)).shape[1]
+        except AssertionError as error:  # of timm's transformers
+            raise NoSuchEmbedder(f"{name}: {error}") from error
 
     def embed(self, pixels: Pixels) -> Floats:
         """Embed uint8 [n, side, side, 3] as float32 [n, dimension]."""
