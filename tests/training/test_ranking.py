@@ -94,7 +94,10 @@ def test_a_query_with_nothing_relevant_does_not_count() -> None:
     assert np.isnan(found.measures.of("AP")).tolist() == [False, True, True]
     assert found.measures.mean("AP") == found.measures.of("AP")[0]
     assert np.isnan(evaluate(Vectors(photos[1:], gallery.vectors[1:3]), gallery).measures.mean("AP"))
-    assert np.isnan(evaluate(Vectors([], gallery.vectors[:0]), gallery).measures.mean("P@10"))
+    none = evaluate(Vectors([], gallery.vectors[:0]), gallery)
+    assert np.isnan(none.measures.mean("P@10"))
+    assert none.top.dtype == np.int64
+    assert none.top.shape == none.right.shape == (0, 10)
 
 
 def test_relevance_by_pairs() -> None:

@@ -4,7 +4,7 @@ A query that is in the gallery, by its id, is left out of its own ranking. What 
 the gallery. A block of queries is compared with the whole gallery at a time, and only what is measured is kept of it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args
@@ -45,6 +45,14 @@ class PerQuery:
         return np.diff(self.measures.found[:, : self.top.shape[1]], axis=1, prepend=0) > 0
 
 
+class _Compared(NamedTuple):
+    """Vectors whose inner products rank as a metric does, once `finish` has changed them in their place."""
+
+    queries: Floats
+    gallery: Floats
+    finish: Callable[[Floats], object]
+
+
 class _Found(NamedTuple):
     measures: Measures
     top: Ints
@@ -78,11 +86,11 @@ def evaluate(
     own = [places.get(photo.id, -1) for photo in queries.photos]
     if relevant is None:
         relevant = of_labels(queries.photos, gallery.photos)
-    left, right = _comparable(queries.vectors, gallery.vectors, metric)
-    found = _Found.joined(_ranked(left, right, own, relevant))
+    compared = _compared(queries.vectors, gallery.vectors, metric)
+    found = _Found.joined(_ranked(compared, own, relevant))
     scores = found.scores
     if metric == "euclidean":
-        scores = 2 * scores - np.square(left[:, :-1]).sum(axis=1, keepdims=True)
+        scores = 2 * scores - _squares(compared.queries)[:, None]
     return PerQuery(queries.photos, gallery.photos, found.measures, found.top, scores)
 
 
@@ -99,7 +107,7 @@ def of_labels(queries: Sequence[Photo], gallery: Sequence[Photo]) -> list[Ints]:
 def _check(given: Vectors, metric: Metric, dimension: int) -> None:
     if given.vectors.shape != (len(given.photos), dimension):
         raise InvalidArgument(f"{len(given.photos):,} photos with vectors {given.vectors.shape}", field="vectors")
-    squares = np.einsum("nd,nd->n", given.vectors, given.vectors)
+    squares = _squares(given.vectors)
     bad = ~np.isfinite(squares) if metric != "cosine" else ~(np.isfinite(squares) & (squares > 0))
     if bad.any():
         raise InvalidArgument(
@@ -108,45 +116,48 @@ def _check(given: Vectors, metric: Metric, dimension: int) -> None:
         )
 
 
-def _comparable(queries: Floats, gallery: Floats, metric: Metric) -> tuple[Floats, Floats]:
-    """Vectors whose inner products rank as the metric does."""
+def _compared(queries: Floats, gallery: Floats, metric: Metric) -> _Compared:
     if metric == "inner_product":
-        return queries, gallery
+        return _Compared(queries, gallery, lambda products: None)
     if metric == "cosine":
-        return _unit(queries), _unit(gallery)
+        lengths = np.sqrt(_squares(gallery))
+        unit = np.asarray(queries / np.sqrt(_squares(queries))[:, None], np.float32)
+        return _Compared(unit, gallery, lambda products: np.divide(products, lengths, out=products))
     # q·g - g·g/2 is half of minus the squared distance, but for what is the same for all of the gallery. Nothing of the
     # precision is lost to a mean that all vectors share.
     mean = gallery.mean(axis=0)
-    queries, gallery = queries - mean, gallery - mean
-    halves = np.einsum("nd,nd->n", gallery, gallery) / 2
-    return np.pad(queries, ((0, 0), (0, 1)), constant_values=1), np.column_stack([gallery, -halves])
+    centred = gallery - mean
+    halves = _squares(centred) / 2
+    return _Compared(queries - mean, centred, lambda products: np.subtract(products, halves, out=products))
 
 
-def _unit(vectors: Floats) -> Floats:
-    unit: Floats = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    return unit
+def _squares(vectors: Floats) -> Floats:
+    found: Floats = np.einsum("nd,nd->n", vectors, vectors)
+    return found
 
 
-def _ranked(left: Floats, right: Floats, own: Sequence[int], relevant: Sequence[Ints]) -> list[_Found]:
+def _ranked(compared: _Compared, own: Sequence[int], relevant: Sequence[Ints]) -> list[_Found]:
     """What is found for the queries, block by block: a thread a core compares and sorts, each one for itself."""
     import torch  # its products were a quarter faster than NumPy's
 
     workers = torch.get_num_threads()
-    rows = max(LEAST_ROWS, BLOCK_BYTES // (4 * len(right) * workers))
-    queries, gallery = (torch.from_numpy(np.require(each, np.float32, ["C", "W"])) for each in (left, right))
+    rows = max(LEAST_ROWS, BLOCK_BYTES // (4 * len(compared.gallery) * workers))
+    queries, gallery = (torch.from_numpy(np.require(each, np.float32, ["C", "W"])) for each in compared[:2])
 
     def work(start: int) -> _Found:
         block = slice(start, start + rows)
         scores = torch.mm(queries[block], gallery.T).numpy()
+        compared.finish(scores)
         wanted = [each[each != place] for each, place in zip(relevant[block], own[block], strict=True)]
         found = [_find(*each) for each in zip(scores, own[block], wanted, strict=True)]
         ranks, tops, best = zip(*found, strict=True) if found else ((), (), ())
         counts = np.fromiter(map(len, wanted), np.int64)
-        shape = len(found), min(SHOWN, len(right) - 1)
-        return _Found(measure(ranks, counts), np.reshape(tops, shape), np.reshape(best, shape))
+        shape = len(found), min(SHOWN, len(gallery) - 1)
+        places, scores = np.array(tops, np.int64), np.array(best, np.float32)
+        return _Found(measure(ranks, counts), places.reshape(shape), scores.reshape(shape))
 
     with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        return list(pool.map(work, range(0, max(1, len(left)), rows)))
+        return list(pool.map(work, range(0, max(1, len(queries)), rows)))
 
 
 def _find(scores: Floats, own: int, relevant: Ints) -> tuple[Ints, Ints, Floats]:
