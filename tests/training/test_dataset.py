@@ -7,7 +7,7 @@ import random
 import shutil
 import struct
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,7 @@ from vitrail.training.files import see
 from vitrail.training.findings import Findings, examine, warnings
 from vitrail.training.photos import Photo, read_photos
 from vitrail.training.preparing import Prepared, Settings, prepare
+from vitrail.training.ranking import evaluate
 from vitrail.training.same import SAME, agreement, look
 from vitrail.training.splitting import Shares, shares, split
 from vitrail.training.vectors import Vectors
@@ -34,6 +35,7 @@ EDITS: dict[str, Callable[[Image.Image], Image.Image]] = {
     "brighter": lambda photo: ImageEnhance.Brightness(photo).enhance(1.2),
     "grey": lambda photo: photo.convert("L").convert("RGB"),
     "mirrored": ImageOps.mirror,
+    "mirrored and cut": lambda photo: ImageOps.mirror(photo.crop((0, 30, photo.width - 60, photo.height - 10))),
     "turned": lambda photo: photo.rotate(3),
 }
 
@@ -139,6 +141,31 @@ def test_a_clean_table(folder: Path, tmp_path: Path) -> None:
     assert {left.id: left.why for left in made.left}["train/a/scaled.jpg"] == "shows what test/a/24.jpg shows"
     assert sorted(folder.rglob("*")) == before
     assert prepared(folder, tmp_path, clean=True).table == made.table
+
+
+def test_leaks_flatter(tmp_path: Path) -> None:
+    """With copies across splits retrieval looks perfect; in the clean table it is what it was without them."""
+    chance = random.Random(3)
+    some = [tile for name, tile in tiles(128) if name.startswith(("astronaut", "coffee", "chelsea", "motorcycle"))]
+    for number, tile in enumerate(chance.sample(some, 40)):
+        place(tmp_path, f"{'train' if number < 30 else 'test'}/{chance.choice('abc')}/{number:02}.jpg", tile)
+    before = first_hits(tmp_path)
+    for path in (tmp_path / "test").rglob("*.jpg"):
+        place(tmp_path, f"train/{path.parent.name}/copy-{path.name}", EDITS["encoded"](Image.open(path)))
+    (tmp_path / ".out").mkdir()
+    table = prepared(tmp_path, tmp_path / ".out", clean=True).table
+    assert first_hits(tmp_path) == 1.0
+    assert first_hits(tmp_path, table) == before < 0.8
+
+
+def first_hits(folder: Path, table: Sequence[Photo] | None = None) -> float:
+    """Of the test photos, the share whose nearest photo of the train split has their label."""
+    vectors = vectors_of(folder)
+    if table is not None:
+        names = {photo.id for photo in table}
+        places = [place for place, photo in enumerate(vectors.photos) if photo.id in names]
+        vectors = Vectors([vectors.photos[place] for place in places], vectors.vectors[places])
+    return evaluate(vectors.of("test"), vectors.of("train"), "cosine").measures.mean("hit@1")
 
 
 def test_the_report_shows_each_finding(folder: Path, tmp_path: Path) -> None:

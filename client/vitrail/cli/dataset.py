@@ -34,7 +34,7 @@ def dataset(
         str, typer.Option(help="Shares of train,validation,test: split anew. Else only where there are no splits.")
     ] = "",
     seed: Annotated[int, typer.Option(min=0, help="Of the split.")] = 0,
-    embedder: Annotated[str, typer.Option(help="Whose vectors find what is alike.")] = "",
+    embedder: Annotated[str, typer.Option(help="Whose vectors find what is alike; of a collection its own do.")] = "",
     photos: Annotated[str, typer.Option(help="What the paths of a table are relative to.")] = "",
     label: Annotated[str, typer.Option(help="The attribute of a collection that is the label.")] = "category",
     address: Address = DEFAULT_ADDRESS,
@@ -53,7 +53,8 @@ def dataset(
     except ImportError as error:
         needs("train", error)
     try:
-        settings = Settings(where, embedder or DEFAULT_EMBEDDER, shares(split) if split else None, seed, clean)
+        whose = "" if where.startswith(COLLECTION) else embedder or DEFAULT_EMBEDDER
+        settings = Settings(where, whose, shares(split) if split else None, seed, clean)
         out.mkdir(parents=True, exist_ok=True)
         found, vectors = _found(where, out, photos, label, address)
         prepared = prepare(found, settings, out, vectors, threads=os.cpu_count() or 1)

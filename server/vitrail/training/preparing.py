@@ -31,6 +31,7 @@ class Settings(NamedTuple):
     where: str
     """As the user named it."""
     embedder: str
+    """Not asked where there are vectors."""
     split: Shares | None = None
     """Split anew; where None, only photos that have no splits are."""
     seed: int = 0
@@ -120,19 +121,13 @@ def prepare(
         NoSuchEmbedder: There is no embedder of that name.
     """
     findings = _examined(photos, settings, vectors, threads)
-    kept, left = findings.grouped(), _unreadable(photos, findings.seen)
-    if settings.clean:
-        left = sorted([*left, *findings.left()])
-        names = {each.id for each in left}
-        kept = [photo for photo in kept if photo.id not in names]
-    else:
-        left, kept = [], sorted([*kept, *_these(photos, {each.id for each in left})])
-    if settings.split or not any(photo.split for photo in kept):
-        kept = split(kept, settings.split or Shares(), settings.seed)
-    prepared = Prepared(findings, kept, left, warnings(kept))
-    write_table(out / TABLE, kept)
+    table, left = _table(photos, findings, settings.clean)
+    if settings.split or not any(photo.split for photo in table):
+        table = split(table, settings.split or Shares(), settings.seed)
+    prepared = Prepared(findings, table, left, warnings(table))
+    write_table(out / TABLE, table)
     _write(out / MANIFEST, json.dumps(_manifest(photos.source, settings, out, prepared), indent=2))
-    _write(out / REPORT, page(f"Photos of {settings.where}", photos.source, findings, kept))
+    _write(out / REPORT, page(f"Photos of {settings.where}", photos.source, findings, table))
     return prepared
 
 
@@ -163,13 +158,15 @@ def _both(seen: Sequence[Seen], vectors: Vectors) -> tuple[list[Seen], Floats]:
     return found, vectors.vectors[np.array([rows[each.photo.id] for each in found], np.intp)]
 
 
-def _unreadable(photos: Photos, seen: Sequence[Seen]) -> list[Left]:
-    readable = {each.photo.id for each in seen}
-    return [Left(photo.id, "cannot be read") for photo in photos.all if photo.id not in readable]
-
-
-def _these(photos: Photos, ids: set[str]) -> list[Photo]:
-    return [photo for photo in photos.all if photo.id in ids]
+def _table(photos: Photos, findings: Findings, clean: bool) -> tuple[list[Photo], list[Left]]:
+    """The photos with their groups; and what a clean table leaves out."""
+    seen = {photo.id: photo for photo in findings.grouped()}
+    if not clean:
+        return [seen.get(photo.id, photo) for photo in photos.all], []
+    unreadable = [Left(photo.id, "cannot be read") for photo in photos.all if photo.id not in seen]
+    left = sorted([*unreadable, *findings.left()])
+    names = {each.id for each in left}
+    return [photo for photo in seen.values() if photo.id not in names], left
 
 
 def _manifest(source: Source, settings: Settings, out: Path, prepared: Prepared) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 One is laid over the other, as it is, mirrored, or as the points that both have say (SIFT and RANSAC: Lowe 2004), and
 where they overlap their details are correlated. Photos of two things before one background share points, but not the
-rest. What was both mirrored and cut is not found.
+rest.
 """
 
 from typing import Any, NamedTuple
@@ -56,13 +56,26 @@ def look(image: Image.Image) -> Look:
 
 def agreement(one: Look, other: Look) -> float:
     """How well the details of two photos agree where they overlap, at most 1."""
-    best = max(_whole(one.grey, other.grey), _whole(one.grey[:, ::-1], other.grey))
-    if best >= SAME or min(len(one.points), len(other.points)) < LEAST_POINTS:
-        return best
+    both = one, _mirrored(one)
+    best = max(_whole(each.grey, other.grey) for each in both)
+    return best if best >= SAME else max(best, *(_partly(each, other) for each in both))
+
+
+def _mirrored(one: Look) -> Look:
+    """A photo from left to right. What describes a point are 4 × 4 histograms of 8 directions each."""
+    places = np.array([one.grey.shape[1] - 1, 0], np.float32) + one.places * np.array([-1, 1], np.float32)
+    points = one.points.reshape(-1, 4, 4, 8)[:, ::-1, :, [0, 7, 6, 5, 4, 3, 2, 1]].reshape(-1, 128)
+    return Look(np.ascontiguousarray(one.grey[:, ::-1]), places, points)
+
+
+def _partly(one: Look, other: Look) -> float:
+    """How well they agree if the points that both have are laid over each other."""
+    if min(len(one.points), len(other.points)) < LEAST_POINTS:
+        return 0.0
     pairs = cv2.BFMatcher(cv2.NORM_L2).knnMatch(one.points, other.points, k=2)
     good = [first for first, second in pairs if first.distance < RATIO * second.distance]
     if len(good) < LEAST_POINTS:
-        return best
+        return 0.0
     placed, inliers = cv2.estimateAffinePartial2D(
         one.places[[match.queryIdx for match in good]],
         other.places[[match.trainIdx for match in good]],
@@ -70,8 +83,8 @@ def agreement(one: Look, other: Look) -> float:
         ransacReprojThreshold=3.0,
     )
     if placed is None or inliers.sum() < LEAST_POINTS:
-        return best
-    return max(best, _overlap(one.grey, other.grey, placed))
+        return 0.0
+    return _overlap(one.grey, other.grey, placed)
 
 
 def _whole(one: Grey, other: Grey) -> float:
