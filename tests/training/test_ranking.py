@@ -4,6 +4,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from pytorch_metric_learning.distances import CosineSimilarity
+from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
+from pytorch_metric_learning.utils.inference import CustomKNN
 from sklearn.metrics import average_precision_score, ndcg_score
 
 from vitrail.client import InvalidArgument
@@ -73,6 +77,36 @@ def test_measures_are_those_of_scikit_learn(metric: Metric, monkeypatch: pytest.
         np.testing.assert_allclose(found.scores[place], best, rtol=1e-4)
         assert [gallery.photos[other].label == photo.label for other in found.top[place]] == list(ranked[:10])
         assert found.right[place].tolist() == list(ranked[:10])
+
+
+def test_measures_are_those_of_pytorch_metric_learning() -> None:
+    """AP@R, hit@1 and MRR over all photos, as Musgrave's own code has them."""
+    gallery = made("", 300)
+    published = AccuracyCalculator(
+        include=("mean_average_precision_at_r", "precision_at_1", "mean_reciprocal_rank"),
+        k="max_bin_count",
+        device=torch.device("cpu"),
+        knn_func=CustomKNN(CosineSimilarity()),
+    )
+    vectors, labels = torch.from_numpy(gallery.vectors), torch.tensor([ord(photo.label) for photo in gallery.photos])
+    wanted = published.get_accuracy(vectors, labels, vectors, labels, ref_includes_query=True)
+    found = evaluate(gallery, gallery).measures
+    assert found.mean("AP@R") == pytest.approx(wanted["mean_average_precision_at_r"], abs=1e-4)
+    assert found.mean("hit@1") == pytest.approx(wanted["precision_at_1"], abs=1e-6)
+    assert found.mean("RR") == pytest.approx(wanted["mean_reciprocal_rank"], abs=1e-4)
+
+
+@pytest.mark.parametrize("levels", [4, 100, 10_000])
+def test_many_or_few_equal_scores(levels: int) -> None:
+    """Whatever share of scores is found twice, ranks are those of one order: by score, then by place."""
+    random = np.random.default_rng(0)
+    vectors = random.integers(1, levels, size=(2000, 1)).astype(np.float32)
+    gallery = Vectors([Photo(f"{n}", LABELS[n % 5]) for n in range(2000)], vectors)
+    found = evaluate(Vectors([Photo("query", "b")], np.ones((1, 1), np.float32)), gallery, "inner_product")
+    order = np.argsort(-vectors[:, 0], kind="stable")
+    ranks = 1 + np.flatnonzero(order % 5 == 1)
+    assert found.measures.of("AP")[0] == pytest.approx((np.arange(1, 401) / ranks).mean())
+    assert found.top[0].tolist() == order[:10].tolist()
 
 
 def test_equal_scores_stand_in_the_order_of_the_gallery() -> None:

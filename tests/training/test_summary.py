@@ -22,12 +22,15 @@ def test_rows_are_all_queries_and_each_class() -> None:
     """Each mean is that of its queries; those with nothing relevant do not count, and neither do classes of such."""
     gallery = made("", 100)
     photos = [Photo("alone", "z"), *gallery.photos[1:]]
-    found = evaluate(Vectors(photos, gallery.vectors), Vectors(photos, gallery.vectors))
+    queries = Vectors([*photos, Photo("other", "z"), Photo("none", "y")], gallery.vectors[[*range(100), 0, 0]])
+    found = evaluate(queries, Vectors(photos, gallery.vectors))
     total, *classes = summary(found, ["AP", "P@10"])
-    assert (total.name, total.queries) == ("", 99)
-    assert [row.name for row in classes] == list("abcde")
+    assert (total.name, total.queries) == ("", 100)
+    assert [(row.name, row.queries) for row in classes if row.name > "e"] == [("z", 1)]
+    assert [row.name for row in classes] == list("abcdez")
     assert total.values["AP"].mean == pytest.approx(found.measures.mean("AP"))
-    of_a = [photo.label == "a" for photo in photos]
+    assert classes[-1].values["AP"].mean == found.measures.of("AP")[100]
+    of_a = [photo.label == "a" for photo in queries.photos]
     assert classes[0].queries == sum(of_a)
     assert classes[0].values["P@10"].mean == pytest.approx(found.measures.of("P@10")[of_a].mean())
     assert np.isnan(summary(evaluate(Vectors(photos[:1], gallery.vectors[:1]), gallery))[0].values["AP"].mean)

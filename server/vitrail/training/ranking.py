@@ -23,6 +23,8 @@ SHOWN = 10
 """The first of each ranking are kept."""
 BLOCK_BYTES = 1 << 27
 """Of scores that all threads hold together."""
+FEW = 32
+"""Scores that are found twice; each costs a look at all, and an order of all costs as much as many of these."""
 LEAST_ROWS = 64
 """Fewer queries at a time would read the gallery for too little work."""
 
@@ -170,8 +172,12 @@ def _find(scores: Floats, own: int, relevant: Ints) -> tuple[Ints, Ints, Floats]
     first = first[np.argsort(-scores[first], kind="stable")][:shown]
     wanted = np.sort(scores[relevant])
     below = ascending.searchsorted(wanted, "right")
-    if not (ascending[below - 2] == wanted).any():
-        return (len(scores) - below + 1)[::-1], first, scores[first]
-    ranks = np.empty(len(scores), np.int64)
-    ranks[np.argsort(-scores, kind="stable")] = np.arange(1, len(scores) + 1)
-    return np.sort(ranks[relevant]), first, scores[first]
+    ranks = len(scores) - below + 1
+    tied = np.unique(wanted[ascending[below - 2] == wanted])
+    if len(tied) > FEW:
+        order = np.empty(len(scores), np.int64)
+        order[np.argsort(-scores, kind="stable")] = np.arange(1, len(scores) + 1)
+        return np.sort(order[relevant]), first, scores[first]
+    for value in tied:
+        ranks[wanted == value] += np.flatnonzero(np.isin(np.flatnonzero(scores == value), relevant))
+    return np.sort(ranks), first, scores[first]
