@@ -20,6 +20,7 @@ from vitrail.cli.quantize import quantize
 from vitrail.cli.search import search
 from vitrail.cli.shards import shards
 from vitrail.cli.stats import stats
+from vitrail.cli.train import train
 from vitrail.cli.up import up
 from vitrail.cli.versions import reembed, versions
 from vitrail.rpc.protocol import VERSION
@@ -69,6 +70,7 @@ app.command()(project)
 app.command()(quantize)
 app.command()(evaluate)
 app.command()(dataset)
+app.command()(train)
 app.command()(server)
 app.command()(shard)
 app.command()(migrate)

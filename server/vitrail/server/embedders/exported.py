@@ -21,7 +21,7 @@ from vitrail.server.embedders.torch_embedder import TorchEmbedder
 if TYPE_CHECKING:
     import torch
 
-KEY, BACKBONE = "vitrail", "backbone."
+KEY, CARD, BACKBONE = "vitrail", "card", "backbone."
 MEAN, MATRIX = "projection.mean", "projection.matrix"
 MAX_HEADER = 1 << 24
 
@@ -87,7 +87,13 @@ def load(name: str, path: Path, *, threads: int, precision: Precision = "auto") 
 
 
 def save(
-    path: Path, header: Header, backbone: Backbone, projection: Projection | None = None, *, half: bool = False
+    path: Path,
+    header: Header,
+    backbone: Backbone,
+    projection: Projection | None = None,
+    *,
+    half: bool = False,
+    card: str = "",
 ) -> None:
     """Write an embedder to a file.
 
@@ -97,19 +103,21 @@ def save(
         backbone: The model.
         projection: Of its features, if any.
         half: Whether matrices and kernels are written in fp16. What has one axis is small, and stays as it is.
+        card: How it was made, as JSON; it changes no vector.
 
     Raises:
         ValueError: A tensor has values that are too large for half precision.
     """
     import torch
-    from safetensors.torch import save_file
+    from safetensors.torch import save as as_bytes
 
     tensors = {f"{BACKBONE}{key}": tensor.contiguous() for key, tensor in backbone.model.state_dict().items()}
     if projection is not None:
         tensors |= {MEAN: torch.from_numpy(projection.mean), MATRIX: torch.from_numpy(projection.matrix)}
     if half:
         tensors = {key: _halved(key, tensor) for key, tensor in tensors.items()}
-    save_file(tensors, path, metadata={KEY: header.model_dump_json()})
+    metadata = {KEY: header.model_dump_json(), **({CARD: card} if card else {})}
+    path.write_bytes(as_bytes(tensors, metadata))  # a full disk is an OSError so
 
 
 def _halved(key: str, tensor: "torch.Tensor") -> "torch.Tensor":
