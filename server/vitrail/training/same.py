@@ -2,7 +2,7 @@
 
 One is laid over the other, as it is, mirrored, or as the points that both have say (SIFT and RANSAC: Lowe 2004), and
 where they overlap their details are correlated. Photos of two things before one background share points, but not the
-rest.
+rest; nor do a photo and itself with words across it.
 """
 
 from typing import Any, NamedTuple
