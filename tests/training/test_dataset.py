@@ -256,6 +256,13 @@ def test_a_copy_stays_that_has_a_label() -> None:
     assert [left.id for left in Findings([], [], [group], []).left()] == ["a"]
 
 
+def test_a_copy_stays_that_is_reported_on() -> None:
+    group = Group(
+        (Photo("a", "hat", "train"), Photo("b", "hat", "validation"), Photo("c", "hat", "test")), is_exact=True
+    )
+    assert [left.id for left in Findings([], [], [group], []).left()] == ["a", "b"]
+
+
 def test_nothing_to_examine(tmp_path: Path) -> None:
     """No photos, or none that can be read: one message with a reason, and nothing is written."""
     (tmp_path / "out").mkdir()
