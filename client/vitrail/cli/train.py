@@ -19,6 +19,7 @@ def train(
     embedder: Annotated[
         str | None, typer.Option(help="Where to start: the default one, timm/MODEL or file:PATH.")
     ] = None,
+    teacher: Annotated[str | None, typer.Option(help="A larger one whose vectors it is to learn: file:PATH.")] = None,
     loss: Annotated[
         str | None, typer.Option(help="cross-entropy, arcface, proxy-anchor, triplet or contrastive.")
     ] = None,

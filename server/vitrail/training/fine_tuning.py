@@ -32,6 +32,7 @@ from vitrail.server.embedders.torch_embedder import TorchEmbedder
 from vitrail.training import checkpoints, losses
 from vitrail.training.augmentation import Augmentation
 from vitrail.training.curves import Epoch, picture
+from vitrail.training.distilling import Objective, Teacher
 from vitrail.training.loading import Augmented, Batch, Plan, load
 from vitrail.training.model import Model
 from vitrail.training.photos import Photo, Photos
@@ -170,7 +171,8 @@ class Run:
         self.model = Model(exportable(settings.embedder), settings.freeze).to(self._device)
         self._parts = self.model.exported()
         self._numbers = {label: number for number, label in enumerate(data.classes)}
-        self._loss = losses.make(settings.loss, len(data.classes), self._dimension()).to(self._device)
+        self._half = _half(settings, self._device)
+        self._loss = self._objective().to(self._device)
         self.plan = Plan(
             [self._numbers[photo.label] for photo in data.train.all],
             settings.batch,
@@ -179,7 +181,6 @@ class Run:
         )
         self._optimizer = _optimizer(self.model, self._loss, settings)
         self._schedule = torch.optim.lr_scheduler.LambdaLR(self._optimizer, self._rate)
-        self._half = _half(settings, self._device)
         self._scaler = torch.amp.GradScaler(self._device, enabled=self._half is torch.float16)
         self._figures = _Figures()
         self.step = 0
@@ -229,7 +230,7 @@ class Run:
         kind = torch.device(self._device).type
         with torch.autocast(kind, self._half or torch.float32, enabled=self._half is not None):
             vectors = self.model(pixels)
-        loss = self._loss(vectors, targets)
+        loss = self._loss(vectors, targets, pixels)
         found = float(loss.item())
         if not math.isfinite(found):
             raise Diverged(_diverged(found, self.step, batch.photos))
@@ -293,6 +294,13 @@ class Run:
             threads=torch.get_num_threads(),
             precision="full",
         )
+
+    def _objective(self) -> Objective:
+        settings, dimension = self._settings, self._dimension()
+        labels = losses.make(settings.loss, len(self._data.classes), dimension)
+        if not settings.teacher:
+            return Objective(labels)
+        return Objective(labels, Teacher(exportable(settings.teacher), dimension, self._device, self._half))
 
     def _dimension(self) -> int:
         side = self._parts.header.preprocessing.crop

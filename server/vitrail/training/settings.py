@@ -19,6 +19,8 @@ class Settings(BaseModel):
 
     embedder: str = EfficientNetLite0.name
     """Where it starts: the default embedder, `timm/…`, or `file:…`."""
+    teacher: str = ""
+    """A larger embedder whose vectors it learns to give, too; "" where there is none."""
     loss: Loss = "proxy-anchor"
     optimizer: Optimizer = "adamw"
     learning_rate: float = Field(default=3e-4, gt=0)
