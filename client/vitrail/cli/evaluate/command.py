@@ -94,7 +94,11 @@ def evaluate(
             with connected(address) as client:
                 _tell(_served(client, collection, attribute, top_k, chosen, relevant), out, as_json)
         elif given is not None:
-            _tell(_offline(given, embedder or [""], metric, queries, gallery or [], relevant), out, as_json)
+            _tell(
+                _offline(given, list(dict.fromkeys(embedder or [""])), metric, queries, gallery or [], relevant),
+                out,
+                as_json,
+            )
     except ImportError as error:
         needs("train", error)
     except InvalidArgument as error:
