@@ -16,7 +16,7 @@ PARENT = "VITRAIL_PARENT_PID"
 """Set by whoever starts a process that must not outlive it."""
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # malloc.h
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -3, -4, -8  # malloc.h
 
 # Of version 2, and of version 1.
 CGROUP_LIMITS = [Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes")]
@@ -51,6 +51,19 @@ def give_memory_back(pieces: int = 1 << 20, free: int = 1 << 20) -> None:
         mallopt(M_ARENA_MAX, 2)
         mallopt(M_MMAP_THRESHOLD, pieces)
         mallopt(M_TRIM_THRESHOLD, free)
+
+
+def keep_memory() -> None:
+    """Have malloc keep all that is freed, whatever its size, for the next of its kind (glibc only).
+
+    A model that is trained makes the same layers anew in each step, of up to a hundred megabytes. Where their pages came
+    from the system each time, EfficientNet-Lite0 learned from 25 photos/s instead of 34.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+        mallopt(M_ARENA_MAX, 1)
+        mallopt(M_MMAP_MAX, 0)
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def trim_memory() -> None:

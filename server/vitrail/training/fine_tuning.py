@@ -25,12 +25,14 @@ from tensorboardX import SummaryWriter
 
 from vitrail.client import FileError, InvalidArgument, VitrailError
 from vitrail.client.progress import bar
+from vitrail.rpc.process import keep_memory
 from vitrail.server.embedders import exported
 from vitrail.server.embedders.exportable import exportable
-from vitrail.server.embedders.network import CPU, devices, has_half
+from vitrail.server.embedders.network import CPU, devices
 from vitrail.server.embedders.torch_embedder import TorchEmbedder
 from vitrail.training import checkpoints, losses
 from vitrail.training.augmentation import Augmentation
+from vitrail.training.cores import Cores
 from vitrail.training.curves import Epoch, picture
 from vitrail.training.distilling import Objective, Teacher
 from vitrail.training.loading import Augmented, Batch, Plan, load
@@ -144,6 +146,7 @@ def fine_tune(
         Diverged: The loss is no number any more; names the photos.
         OSError: The folder cannot be written; the last checkpoint is kept.
     """
+    keep_memory()
     run = Run(Data.of(photos), settings, out, checkpoint_seconds)
     run.go(default_workers() if workers is None else workers, progress, told)
     return run.finish()
@@ -168,6 +171,7 @@ class Run:
         self._data, self._settings, self._out = data, settings, out
         self._checkpoint_seconds = checkpoint_seconds
         self._device = devices()[0]
+        self._threads = os.cpu_count() or 1
         self.model = Model(exportable(settings.embedder), settings.freeze).to(self._device)
         self._parts = self.model.exported()
         self._numbers = {label: number for number, label in enumerate(data.classes)}
@@ -181,6 +185,7 @@ class Run:
         )
         self._optimizer = _optimizer(self.model, self._loss, settings)
         self._schedule = torch.optim.lr_scheduler.LambdaLR(self._optimizer, self._rate)
+        self._cores = Cores(self.model, settings.batch, self._threads, self._half)
         self._scaler = torch.amp.GradScaler(self._device, enabled=self._half is torch.float16)
         self._figures = _Figures()
         self.step = 0
@@ -227,14 +232,15 @@ class Run:
         """
         targets = torch.tensor([self._numbers[photo.label] for photo in batch.photos], device=self._device)
         pixels = batch.pixels.to(self._device, non_blocking=True)
-        kind = torch.device(self._device).type
-        with torch.autocast(kind, self._half or torch.float32, enabled=self._half is not None):
-            vectors = self.model(pixels)
+        parts = self._cores.forward(pixels)
+        vectors = torch.cat([part.detach() for part in parts]).requires_grad_()
         loss = self._loss(vectors, targets, pixels)
         found = float(loss.item())
         if not math.isfinite(found):
             raise Diverged(_diverged(found, self.step, batch.photos))
         self._scaler.scale(loss).backward()
+        assert vectors.grad is not None
+        self._cores.backward(parts, vectors.grad)
         self._scaler.step(self._optimizer)
         self._scaler.update()
         self._optimizer.zero_grad()
@@ -246,7 +252,7 @@ class Run:
         figures = self._figures
         number = len(figures.epochs) - 1
         done = self.step - number * self.plan.steps
-        self.model.train()
+        self._cores.train()
         with bar(f"epoch {number + 1}", self.plan.steps * self._settings.batch, progress) as show:
             for _ in range(done, self.plan.steps):
                 start = time.monotonic()
@@ -291,7 +297,7 @@ class Run:
             pooling=header.pooling,
             preprocessing=header.preprocessing,
             projection=projection,
-            threads=torch.get_num_threads(),
+            threads=self._threads,
             precision="full",
         )
 
@@ -395,8 +401,11 @@ def _optimizer(model: Model, loss: torch.nn.Module, settings: Settings) -> torch
 
 
 def _half(settings: Settings, device: str) -> torch.dtype | None:
-    """What it computes in beside float32, if anything."""
-    if settings.precision == "full" or (settings.precision == "auto" and not has_half(device)):
+    """What it computes in beside float32, if anything.
+
+    On a CPU that has bf16 (AMX), EfficientNet-Lite0 learned from 26 photos/s in it and from 34 in float32.
+    """
+    if settings.precision == "full" or (settings.precision == "auto" and device == CPU):
         return None
     return torch.bfloat16 if device == CPU or torch.cuda.is_bf16_supported() else torch.float16
 

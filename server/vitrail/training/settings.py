@@ -41,7 +41,7 @@ class Settings(BaseModel):
     least_area: float = Field(default=0.5, gt=0, le=1)
     """The smallest share of a photo that a crop keeps."""
     precision: Precision = "auto"
-    """"half" is bf16, or fp16 on a GPU without it; "auto" is half where the device has it."""
+    """"half" is bf16, or fp16 on a GPU without it; "auto" is half on a GPU."""
     patience: int = Field(default=3, ge=1)
     """Epochs without a better mAP on the validation split, after which it stops."""
     seed: int = Field(default=0, ge=0)
