@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := server shard client protos tests scripts
 
-.PHONY: demo test test-long stand check protos dashboards locks images-check release-protos up bench bench-embed clean
+.PHONY: demo test test-long stand walkthrough check protos dashboards locks images-check release-protos up bench bench-embed clean
 
 demo: $(VENV)/installed
 	$(BIN)/python -m vitrail.cli.demo $(if $(IMAGES),--images "$(IMAGES)")
@@ -33,6 +33,9 @@ check: $(VENV)/installed-dev
 	$(BIN)/python scripts/dashboards.py
 	$(BIN)/python scripts/locks.py
 	$(BIN)/hadolint deploy/Dockerfile
+
+walkthrough: $(VENV)/installed-dev
+	$(BIN)/python -m tests.walkthrough $(PHOTOS) --out walkthrough $(ARGS)
 
 protos: $(VENV)/installed-dev
 	$(BIN)/buf format --write

@@ -215,3 +215,14 @@ def test_photos_that_teach_nothing(tiny: str, tmp_path: Path, photos: list[str],
 def test_too_many_stages(folder: Path, tiny: str, tmp_path: Path) -> None:
     with pytest.raises(InvalidArgument, match="of 5 stages 5 cannot be frozen"):
         fine_tune(read_photos(str(folder)), settings(tiny, freeze=5), tmp_path / "out")
+
+
+def test_a_teacher(folder: Path, tiny: str, tmp_path: Path) -> None:
+    """It is one more thing to learn from: with one, other weights come of the same seed."""
+    usual = settings(tiny, epochs=1, teacher=tiny)
+    taught = fine_tune(read_photos(str(folder)), usual, tmp_path / "taught", workers=0)
+    alone = fine_tune(read_photos(str(folder)), settings(tiny, epochs=1), tmp_path / "alone", workers=0)
+    assert taught.epochs[1].loss > alone.epochs[1].loss
+    one, other = weights(taught), weights(alone)
+    assert any(not torch.allclose(tensor, other[name], atol=1e-3) for name, tensor in one.items())
+    assert set(one) == set(other)
