@@ -1,5 +1,7 @@
 """Distillation: what a student is told to learn, and that it can."""
 
+from typing import cast
+
 import numpy as np
 import torch
 
@@ -16,7 +18,8 @@ def tiny(seed: int, side: int, dimension: int | None = None) -> Exported:
     backbone = timm_model("test_resnet", "native", pretrained=False)
     recipe = backbone.preprocessing.model_copy(update={"resize": side, "crop": side})
     header = exported.Header(architecture="test_resnet", preprocessing=recipe)
-    features = np.random.default_rng(seed).normal(size=(200, backbone.model.num_features)).astype(np.float32)  # type: ignore[call-overload]
+    count = cast("int", backbone.model.num_features)
+    features = np.random.default_rng(seed).normal(size=(200, count)).astype(np.float32)
     projection = exported.fit_projection(features, dimension, whiten=False) if dimension else None
     return Exported(header, backbone, projection)
 

@@ -31,7 +31,9 @@ def train(
     head_rate: Annotated[float | None, typer.Option(help="Of the loss's own parameters.")] = None,
     weight_decay: Annotated[float | None, typer.Option()] = None,
     warm_up: Annotated[float | None, typer.Option(help="Epochs in which the rates rise.")] = None,
-    freeze: Annotated[int | None, typer.Option(help="Stages of the backbone that stay as they are.")] = None,
+    freeze: Annotated[
+        int | None, typer.Option(help="Stages of the backbone that stay as they are; half if not given.")
+    ] = None,
     augmentation: Annotated[str | None, typer.Option(help="none, light, or strong (RandAugment).")] = None,
     least_area: Annotated[float | None, typer.Option(help="The smallest share of a photo that a crop keeps.")] = None,
     precision: Annotated[str | None, typer.Option(help="auto, full or half.")] = None,

@@ -56,8 +56,8 @@ def give_memory_back(pieces: int = 1 << 20, free: int = 1 << 20) -> None:
 def keep_memory() -> None:
     """Have malloc keep all that is freed, whatever its size, for the next of its kind (glibc only).
 
-    A model that is trained makes the same layers anew in each step, of up to a hundred megabytes. Where their pages came
-    from the system each time, EfficientNet-Lite0 learned from 25 photos/s instead of 34.
+    A model that is trained makes the same layers anew in each step, of up to a hundred megabytes. Where their pages
+    came from the system each time, EfficientNet-Lite0 learned from 25 photos/s instead of 34.
     """
     with contextlib.suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL("libc.so.6").mallopt

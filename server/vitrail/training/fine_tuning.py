@@ -212,8 +212,8 @@ class Run:
     def finish(self) -> Trained:
         """Write the card of the whole run, and into the best model, too."""
         path = self._out / MODEL
-        best = exported.read(path)
-        self._export(best)
+        if json.loads((self._out / CARD).read_text()) != self._card():
+            self._export(exported.read(path))
         figures = self._figures
         failed = [FileError(path, why) for path, why in sorted(figures.failed.items())]
         return Trained(path, figures.epochs[0], figures.best, figures.epochs, failed)
@@ -223,6 +223,10 @@ class Run:
         recipe = self._parts.header.preprocessing
         train = self._data.train
         return Augmented(train.source, train.all, recipe, Augmentation(recipe, self._settings))
+
+    def begin(self) -> None:
+        """Have the model learn from now on, from what it is."""
+        self._cores.train()
 
     def learn(self, batch: Batch) -> float:
         """One step; returns the loss.
@@ -252,7 +256,7 @@ class Run:
         figures = self._figures
         number = len(figures.epochs) - 1
         done = self.step - number * self.plan.steps
-        self._cores.train()
+        self.begin()
         with bar(f"epoch {number + 1}", self.plan.steps * self._settings.batch, progress) as show:
             for _ in range(done, self.plan.steps):
                 start = time.monotonic()

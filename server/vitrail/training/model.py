@@ -17,12 +17,12 @@ class Model(torch.nn.Module):
     mean: torch.Tensor
     std: torch.Tensor
 
-    def __init__(self, parts: Exported, freeze: int = 0) -> None:
+    def __init__(self, parts: Exported, freeze: int | None = 0) -> None:
         """Take an embedder apart.
 
         Args:
             parts: The embedder; its backbone is trained in place.
-            freeze: Stages that stay as they are, from the first on.
+            freeze: Stages that stay as they are, from the first on; the first half of them for None.
 
         Raises:
             InvalidArgument: The backbone has no more stages than that.
@@ -67,8 +67,9 @@ class Model(torch.nn.Module):
             projection = Projection(mean.astype(np.float32), np.ascontiguousarray(matrix))
         return Exported(self._parts.header.model_copy(update={"normalise": True}), self._parts.backbone, projection)
 
-    def _freeze(self, stages: int) -> None:
+    def _freeze(self, stages: int | None) -> None:
         groups = _stages(self.backbone)
+        stages = len(groups) // 2 if stages is None else stages
         if stages >= len(groups):
             raise InvalidArgument(f"of {len(groups)} stages {stages} cannot be frozen", field="freeze")
         frozen = {name for stage in sorted(groups)[:stages] for name in groups[stage]}

@@ -28,14 +28,15 @@ class Settings(BaseModel):
     head_rate: float = Field(default=1e-2, gt=0)
     """Of what the loss itself learns: classes or proxies."""
     weight_decay: float = Field(default=1e-4, ge=0)
-    epochs: int = Field(default=10, ge=1)
+    epochs: int = Field(default=6, ge=1)
     warm_up: float = Field(default=1.0, ge=0)
     """Epochs in which the rates rise to their highest; after that they fall as a cosine does."""
     batch: int = Field(default=32, ge=2)
     per_class: int = Field(default=4, ge=1)
     """Photos of one class that come into a batch together, where the loss compares photos with each other."""
-    freeze: int = Field(default=0, ge=0)
-    """Stages of the backbone that stay as they are, from the first one on, statistics included."""
+    freeze: int | None = Field(default=None, ge=0)
+    """Stages of the backbone that stay as they are, from the first one on, statistics included; the first half of them
+    if not given: what they know all photos share, and they take most of the time."""
     augmentation: Augmentation = "light"
     """"light" is crops, flips and colour; "strong" is RandAugment, too."""
     least_area: float = Field(default=0.5, gt=0, le=1)
