@@ -10,7 +10,8 @@ import torch
 
 from tests.bench.turns import Rates, in_turns, median
 from vitrail.server.config import Config
-from vitrail.server.embedders.efficientnet import EfficientNetLite0, folded, pretrained
+from vitrail.server.embedders.efficientnet import EfficientNetLite0, pretrained
+from vitrail.server.embedders.folding import folded
 from vitrail.server.embedders.network import Pixels
 
 THREADS: int = Config.model_fields["threads"].default

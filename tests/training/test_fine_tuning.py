@@ -108,6 +108,7 @@ def test_the_folder_of_a_run(folder: Path, tiny: str, tmp_path: Path) -> None:
         assert json.loads(file.metadata()["card"]) == card
     assert card["data"]["train"] == {"blue": 6, "green": 6, "red": 7}
     assert card["best"]["epoch"] == trained.best.epoch
+    assert make(f"file:{trained.model}", threads=1, precision="full").space.endswith(f":{card['fingerprint']}")
     assert Settings.model_validate(card["settings"]) == settings(tiny)
 
 

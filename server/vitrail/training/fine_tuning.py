@@ -212,8 +212,9 @@ class Run:
     def finish(self) -> Trained:
         """Write the card of the whole run, and into the best model, too."""
         path = self._out / MODEL
-        if json.loads((self._out / CARD).read_text()) != self._card():
-            self._export(exported.read(path))
+        best = exported.read(path)
+        if json.loads((self._out / CARD).read_text()) != self._card(best):
+            self._export(best)
         figures = self._figures
         failed = [FileError(path, why) for path, why in sorted(figures.failed.items())]
         return Trained(path, figures.epochs[0], figures.best, figures.epochs, failed)
@@ -287,16 +288,16 @@ class Run:
 
     def _validate(self) -> tuple[float, float]:
         """The mean AP and P@10 of the validation split, each of its photos searching the others."""
-        found = embed(self._embedder("validation"), self._data.validation)
+        found = embed(self._embedder(self.model.exported()), self._data.validation)
         self._figures.failed |= {each.path: each.message for each in found.failed}
         measures = evaluate(found, found).measures
         return measures.mean("AP"), measures.mean("P@10")
 
-    def _embedder(self, name: str) -> TorchEmbedder:
-        """The model as it is now, in a copy."""
-        header, backbone, projection = copy.deepcopy(self.model.exported())
+    def _embedder(self, parts: exported.Exported) -> TorchEmbedder:
+        """What a server would make of them, from a copy."""
+        header, backbone, projection = copy.deepcopy(parts)
         return TorchEmbedder(
-            name,
+            self._settings.embedder,
             backbone,
             pooling=header.pooling,
             preprocessing=header.preprocessing,
@@ -367,13 +368,13 @@ class Run:
         self.step = state["step"]
 
     def _export(self, parts: exported.Exported) -> None:
-        card = json.dumps(self._card(), indent=2)
+        card = json.dumps(self._card(parts), indent=2)
         with checkpoints.replacing(self._out / MODEL) as partial:
             exported.save(partial, *parts, card=card)
         with checkpoints.replacing(self._out / CARD) as partial:
             partial.write_text(card)
 
-    def _card(self) -> dict[str, Any]:
+    def _card(self, parts: exported.Exported) -> dict[str, Any]:
         """What a model was made of, and what it came to."""
         data, figures = self._data, self._figures
         return {
@@ -386,6 +387,7 @@ class Run:
             "settings": self._settings.model_dump(),
             "epochs": [epoch._asdict() for epoch in figures.epochs],
             "best": figures.best._asdict(),
+            "fingerprint": self._embedder(parts).space.rpartition(":")[2],
             "versions": {name: version(name) for name in ("vitrail", "torch", "timm", "pytorch-metric-learning")},
         }
 

@@ -139,7 +139,7 @@ def _examined(photos: Photos, settings: Settings, vectors: Vectors | None, threa
     if vectors is None:
         with bar("embedding", len(seen), shown=True) as show:
             readable = Photos(photos.source, [each.photo for each in seen])
-            vectors = embed(make(settings.embedder, threads=threads), readable, show)
+            vectors = embed(make(settings.embedder, threads=threads, precision="full"), readable, show)
     seen, rows = _both(seen, vectors)
     with bar("comparing", 100, shown=True) as show:
         return examine(photos.source, seen, failed, rows, show)

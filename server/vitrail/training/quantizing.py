@@ -11,8 +11,8 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantiz
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from vitrail.server.embedders import exported
-from vitrail.server.embedders.efficientnet import folded
 from vitrail.server.embedders.exported import Exported
+from vitrail.server.embedders.folding import folded
 from vitrail.server.embedders.network import Pixels, pooled
 from vitrail.server.embedders.onnx import NORMALISE, PREPROCESSING
 

@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from importlib.resources import as_file, files
 from importlib.resources.abc import Traversable
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from vitrail.server.embedders.class_names import ClassNames
+from vitrail.server.embedders.folding import folded
 from vitrail.server.embedders.network import Floats, Network, Pixels, Precision
 from vitrail.server.embedders.preprocessing import Preprocessing
 from vitrail.server.embedders.recipe import Recipe
@@ -119,21 +119,6 @@ def pretrained() -> "torch.nn.Module":
             )
     model.load_state_dict(matched)
     return model.eval()
-
-
-def folded(model: "torch.nn.Module") -> "torch.nn.Module":
-    """Fold each batch normalisation into the convolution before it, in place: 1.3 times as fast on a CPU."""
-    from torch import nn
-    from torch.nn.utils.fusion import fuse_conv_bn_eval
-
-    for parent in list(model.modules()):
-        children = list(parent.named_children())
-        for (conv_name, conv), (norm_name, norm) in pairwise(children):
-            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-                setattr(parent, conv_name, fuse_conv_bn_eval(conv, norm))
-                # timm's BatchNormAct2d holds the activation too
-                setattr(parent, norm_name, getattr(norm, "act", nn.Identity()))
-    return model
 
 
 def _class_names() -> Sequence[str]:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from vitrail.server.embedders.folding import folded_if_same
 from vitrail.server.embedders.hub import Backbone, NoSuchEmbedder
 from vitrail.server.embedders.network import Floats, Network, Pixels, Precision, Projection, weights_digest
 from vitrail.server.embedders.preprocessing import Preprocessing
@@ -47,7 +48,7 @@ class TorchEmbedder:
         side = self.preprocessing.crop
         try:
             self.network = Network(
-                backbone.model,
+                backbone.model if backbone.forward else folded_if_same(backbone.model, side),
                 self.preprocessing,
                 forward=backbone.forward,
                 pooling=pooling,
