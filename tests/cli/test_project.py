@@ -63,7 +63,10 @@ def test_a_file_is_projected_once_more(folder: Path, tmp_path: Path) -> None:
     [
         (["--dimension", "10"], "9 photos are too few for 10 dimensions"),
         (["--dimension", "9"], "8 photos that can be decoded are too few for 9 dimensions"),
-        (["--dimension", "2", "--embedder", "onnx:model.onnx"], "only efficientnet-lite0, models of timm and files"),
+        (
+            ["--dimension", "2", "--embedder", "onnx:model.onnx"],
+            "only efficientnet-lite0, models of timm or",
+        ),
         (["--dimension", "2", "--embedder", "efficientnet-lite0?fit=round"], "fit"),
     ],
     ids=["few-files", "few-photos", "no-file-can-hold-it", "no-such-option"],

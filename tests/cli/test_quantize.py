@@ -89,7 +89,7 @@ def test_a_smaller_file(
     [
         (["--out", "small.pt"], "give a name that ends in .safetensors"),
         (["--out", "nowhere/small.onnx"], "there is no such folder"),
-        (["--out", "small.onnx", "--embedder", "onnx:other.onnx"], "models of timm and files of them"),
+        (["--out", "small.onnx", "--embedder", "onnx:other.onnx"], "models of timm or torchvision"),
         (["--out", "small.onnx", "--embedder", "file:none.safetensors"], "No such file"),
     ],
     ids=["suffix", "folder", "no-parts", "no-file"],

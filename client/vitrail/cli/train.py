@@ -17,7 +17,7 @@ def train(
     out: Annotated[Path, typer.Option(help="The folder of the run; one that is there already goes on.")],
     folder: Annotated[Path | None, typer.Option(help="What paths in a table are relative to, if not its own.")] = None,
     embedder: Annotated[
-        str | None, typer.Option(help="Where to start: the default one, timm/MODEL or file:PATH.")
+        str | None, typer.Option(help="Where to start: the default one, timm/MODEL, torchvision/MODEL or file:PATH.")
     ] = None,
     teacher: Annotated[str | None, typer.Option(help="A larger one whose vectors it is to learn: file:PATH.")] = None,
     loss: Annotated[

@@ -79,8 +79,15 @@ class Model(torch.nn.Module):
 
 
 def _stages(backbone: Any) -> dict[int, list[str]]:
-    """The names of the parameters of each stage, as timm groups them."""
-    groups: dict[int, list[str]] = group_parameters(backbone, backbone.group_matcher(coarse=True))
+    """The names of the parameters of each stage: as timm groups them; of torchvision each part is one."""
+    groups: dict[int, list[str]] = {}
+    if hasattr(backbone, "group_matcher"):
+        groups = group_parameters(backbone, backbone.group_matcher(coarse=True))
+    else:
+        parts: dict[str, int] = {}
+        for name, _ in backbone.named_parameters():
+            part = ".".join(name.split(".")[: 2 if name.startswith("features.") else 1])
+            groups.setdefault(parts.setdefault(part, len(parts)), []).append(name)
     return groups
 
 

@@ -18,7 +18,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     embedder: str = EfficientNetLite0.name
-    """Where it starts: the default embedder, `timm/…`, or `file:…`."""
+    """Where it starts: the default embedder, `timm/…`, `torchvision/…`, or `file:…`."""
     teacher: str = ""
     """A larger embedder whose vectors it learns to give, too; "" where there is none."""
     loss: Loss = "proxy-anchor"

@@ -12,11 +12,13 @@ import torch
 from tests.server.images import photos
 from vitrail.server.embedders import exported, names
 from vitrail.server.embedders.base import Embedder, TextEmbedder
+from vitrail.server.embedders.exportable import exportable
 from vitrail.server.embedders.hub import NoSuchEmbedder, timm_model
 from vitrail.server.embedders.names import make
 from vitrail.server.embedders.network import Floats, Network, pooled
 from vitrail.server.embedders.preprocessing import Preprocessing
 from vitrail.server.embedders.torch_embedder import TorchEmbedder
+from vitrail.training.model import Model
 
 SMALL = Preprocessing(resize=32, crop=32, mean=(127.0,) * 3, std=(128.0,) * 3)
 ARCHITECTURE = "resnet10t"
@@ -71,6 +73,32 @@ def test_a_model_of_torchvision(tmp_path: Path) -> None:
     np.testing.assert_allclose(embedded(embedder), expected(model, embedder.preprocessing), atol=1e-4)
     named = make("torchvision/resnet18/IMAGENET1K_V1", threads=2, precision="full")
     np.testing.assert_array_equal(embedded(named), embedded(embedder))
+
+
+def test_a_model_of_torchvision_that_is_trained_on(tmp_path: Path) -> None:
+    """A file holds it, and its parts are the stages that can be frozen; what learns by other heads is refused."""
+    from torchvision import models
+
+    checkpoints = tmp_path / "torch" / "checkpoints"
+    checkpoints.mkdir(parents=True)
+    for model, weights in (
+        (models.resnet18(), models.ResNet18_Weights.IMAGENET1K_V1),
+        (models.inception_v3(init_weights=False), models.Inception_V3_Weights.IMAGENET1K_V1),
+    ):
+        torch.save(seeded(model).state_dict(), checkpoints / weights.url.rpartition("/")[2])
+    parts = exportable("torchvision/resnet18")
+    exported.save(tmp_path / "model.safetensors", *parts)
+    own, loaded = (
+        make(each, threads=2, precision="full")
+        for each in ("torchvision/resnet18", f"file:{tmp_path / 'model.safetensors'}")
+    )
+    np.testing.assert_allclose(embedded(loaded), embedded(own), atol=1e-6)
+    learning = Model(parts, freeze=None).train()
+    kept = {name.split(".")[0] for name, each in learning.backbone.named_parameters() if not each.requires_grad}
+    assert kept == {"conv1", "bn1", "layer1"}
+    assert learning(torch.zeros((2, 224, 224, 3), dtype=torch.uint8)).shape == (2, 512)
+    with pytest.raises(NoSuchEmbedder, match="other heads"):
+        exportable("torchvision/inception_v3")
 
 
 def test_a_model_of_timm(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Embedders in a file of their own: safetensors, with the recipe in its header. No code, no pickle is ever loaded.
 
-The backbone is an architecture of timm; its tensors stand under `backbone.`, those of a projection, where there is
-one, as `projection.mean` and `projection.matrix`.
+The backbone is an architecture of timm or torchvision; its tensors stand under `backbone.`, those of a projection,
+where there is one, as `projection.mean` and `projection.matrix`.
 """
 
 import json
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from vitrail.server.embedders.hub import Backbone, NoSuchEmbedder, timm_model
+from vitrail.server.embedders.hub import Backbone, NoSuchEmbedder, timm_model, torchvision_model
 from vitrail.server.embedders.network import Precision, Projection
 from vitrail.server.embedders.preprocessing import Preprocessing
 from vitrail.server.embedders.recipe import Pooling
@@ -30,8 +30,8 @@ class Header(BaseModel):
     """What the file says beside its tensors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    architecture: str = Field(pattern=r"^[a-zA-Z0-9_.]{1,128}$")
-    """In timm."""
+    architecture: str = Field(pattern=r"^(torchvision/)?[a-zA-Z0-9_.]{1,128}$")
+    """In timm, or where it says so in torchvision."""
     preprocessing: Preprocessing
     pooling: Pooling = "native"
     normalise: bool = True
@@ -56,7 +56,7 @@ def read(path: Path) -> Exported:
 
     try:
         header = _header(path)
-        backbone = timm_model(header.architecture, header.pooling, pretrained=False)
+        backbone = _untrained(header)
         tensors = load_file(path)
         projection = None
         if MATRIX in tensors:
@@ -118,6 +118,12 @@ def save(
         tensors = {key: _halved(key, tensor) for key, tensor in tensors.items()}
     metadata = {KEY: header.model_dump_json(), **({CARD: card} if card else {})}
     path.write_bytes(as_bytes(tensors, metadata))  # a full disk is an OSError so
+
+
+def _untrained(header: Header) -> Backbone:
+    family, _, name = header.architecture.rpartition("/")
+    build = torchvision_model if family else timm_model
+    return build(name, header.pooling, pretrained=False)
 
 
 def _halved(key: str, tensor: "torch.Tensor") -> "torch.Tensor":

@@ -64,8 +64,13 @@ def timm_model(name: str, pooling: Pooling, *, pretrained: bool = True) -> Backb
     return Backbone(f"timm/{name}", model, preprocessing, prefix_tokens=getattr(model, "num_prefix_tokens", 0))
 
 
-def torchvision_model(name: str, pooling: Pooling) -> Backbone:
+def torchvision_model(name: str, pooling: Pooling, *, pretrained: bool = True) -> Backbone:
     """A model of torchvision, such as "resnet50" or "resnet50/IMAGENET1K_V1", without its classifier.
+
+    Args:
+        name: As torchvision has it, perhaps with the name of the weights, whose preprocessing is taken.
+        pooling: The model's own.
+        pretrained: Whether to get the weights.
 
     Raises:
         NoSuchEmbedder: There is no such model, or its weights cannot be had.
@@ -80,7 +85,7 @@ def torchvision_model(name: str, pooling: Pooling) -> Backbone:
     def build() -> tuple[torch.nn.Module, Any]:
         weights = models.get_model_weights(architecture)
         chosen = weights[tag] if tag else weights.DEFAULT
-        return models.get_model(architecture, weights=chosen), chosen.transforms()
+        return models.get_model(architecture, weights=chosen if pretrained else None), chosen.transforms()
 
     model, transforms = _got(f"torchvision/{name}", build)
     head = next((each for each in TORCHVISION_HEADS if hasattr(model, each)), None)
