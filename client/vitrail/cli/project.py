@@ -2,28 +2,20 @@
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
-import numpy as np
 import typer
 
 from vitrail.cli.common import AsJson, fail, needs, print_json, print_table
-from vitrail.client import FileError, InvalidArgument
-from vitrail.client.folder import read, scan
-from vitrail.client.parts import Part
+from vitrail.client import InvalidArgument
 from vitrail.client.progress import bar
-from vitrail.client.sources import Entry, Source, source_of
 
-if TYPE_CHECKING:
-    from vitrail.server.embedders.projecting import Projecting
-
-AT_ONCE = 16
 # Of a larger folder, photos from all over it: features of 1,280 dimensions then take 100 MB, and fitting them 600.
 MOST_PHOTOS = 20_000
 
 
 def project(
-    photos: Annotated[str, typer.Argument(help="A folder or a bucket; nested folders are included.")],
+    photos: Annotated[str, typer.Argument(help="A folder, a bucket, or a table (.csv); nested folders are included.")],
     out: Annotated[Path, typer.Option(help="The file to write, which must not exist: model.safetensors.")],
     dimension: Annotated[int, typer.Option(min=1, help="Components of the new vectors.")],
     embedder: Annotated[str, typer.Option(help="Whose vectors: the default one, one of timm, or file:….")] = "",
@@ -42,26 +34,29 @@ def project(
     if not out.absolute().parent.is_dir():
         fail(f"{out}: there is no such folder")
     try:
-        source = source_of(photos)
-    except InvalidArgument as error:
-        fail(str(error))
-    found, failed = scan(source, Part())
-    entries = list(found.values())[:: -(-len(found) // MOST_PHOTOS) or 1]
-    if len(entries) < dimension:
-        fail(f"{len(entries):,} photos are too few for {dimension:,} dimensions: each needs one at least")
-    try:
         from vitrail.server.config import DEFAULT_EMBEDDER
         from vitrail.server.embedders.hub import NoSuchEmbedder
         from vitrail.server.embedders.projecting import Projecting
+        from vitrail.training.photos import Photos, read_photos
+        from vitrail.training.vectors import embed
     except ImportError as error:
         needs("server", error)
+    try:
+        every = read_photos(photos)
+    except InvalidArgument as error:
+        fail(str(error))
+    some = Photos(every.source, every.all[:: -(-len(every.all) // MOST_PHOTOS) or 1])
+    if len(some.all) < dimension:
+        fail(f"{len(some.all):,} photos are too few for {dimension:,} dimensions: each needs one at least")
     try:
         projecting = Projecting(embedder or DEFAULT_EMBEDDER, threads=os.cpu_count() or 1)
     except NoSuchEmbedder as error:
         fail(str(error))
-    if dimension > projecting.dimension:
-        fail(f"{dimension:,} dimensions are more than the {projecting.dimension:,} that the embedder has")
-    features = _features(projecting, source, entries, failed)
+    if dimension > projecting.features.dimension:
+        fail(f"{dimension:,} dimensions are more than the {projecting.features.dimension:,} that the embedder has")
+    with bar("embedding", len(some.all), shown=True) as show:
+        found = embed(projecting.features, some, show)
+    features, failed = found.vectors, [*every.unread, *found.failed]
     if failed and not as_json:
         print_table(["file", "why"], [(error.path, error.message) for error in failed])
     if len(features) < dimension:
@@ -73,25 +68,3 @@ def project(
         typer.echo(
             f"fitted {dimension:,} dimensions to {len(features):,} photos; serve them with VITRAIL_EMBEDDERS=file:{out}"
         )
-
-
-def _features(
-    projecting: "Projecting", source: Source, entries: list[Entry], failed: list[FileError]
-) -> "np.ndarray[Any, np.dtype[np.float32]]":
-    """Features float32 [n, c] of the photos that can be decoded; the others join those that failed."""
-    found = [np.empty((0, projecting.dimension), np.float32)]
-    with bar("embedding", len(entries), shown=True) as show:
-        for start in range(0, len(entries), AT_ONCE):
-            pixels = []
-            for file in (read(source, entry) for entry in entries[start : start + AT_ONCE]):
-                if isinstance(file, FileError):
-                    failed.append(file)
-                    continue
-                try:
-                    pixels.append(projecting.pixels(file.data))
-                except InvalidArgument as error:
-                    failed.append(FileError(source.shown(file.id), str(error)))
-            if pixels:
-                found.append(projecting.features(pixels))
-            show(min(start + AT_ONCE, len(entries)))
-    return np.concatenate(found)

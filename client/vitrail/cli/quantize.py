@@ -71,8 +71,9 @@ def _quantized(name: str, small: str, out: Path, photos: "Photos") -> dict[str, 
     """Write the file, and what it costs and gains."""
     from vitrail.server.embedders.exportable import exportable
     from vitrail.server.embedders.names import make
+    from vitrail.server.embedders.network import cosines
     from vitrail.training import quantizing
-    from vitrail.training.comparing import cosines, quality, rates, size, some_pixels
+    from vitrail.training.comparing import quality, rates, size, some_pixels
     from vitrail.training.photos import Photos
     from vitrail.training.vectors import embed
 

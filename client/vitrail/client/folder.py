@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
 from vitrail.client.batches import MESSAGE_LIMIT, batches
 from vitrail.client.models import FileError, IndexReport, Record, StoredRecord, UpsertResult
@@ -24,6 +26,8 @@ FILES_PER_CALL = 64
 BYTES_PER_CALL = 4 * 1024 * 1024
 CALLS_IN_FLIGHT = 2
 
+T = TypeVar("T")
+R = TypeVar("R")
 Send = Callable[[list[Record]], UpsertResult]
 
 
@@ -76,7 +80,7 @@ def index_folder(
         tally = Tally(shown)
         tally.add(failed=unread)
         in_flight: deque[tuple[list[File], Future[UpsertResult]]] = deque()
-        files = fresh(read_ahead(readers, source, entries.values()), hashes, tally)
+        files = fresh(ahead(readers, partial(read, source), entries.values()), hashes, tally)
         for batch in batches(files, _size, max_items=FILES_PER_CALL, max_bytes=BYTES_PER_CALL):
             if len(in_flight) == CALLS_IN_FLIGHT:
                 settle(tally, source, *in_flight.popleft())
@@ -99,11 +103,11 @@ def scan(source: Source, part: Part) -> tuple[dict[str, Entry], list[FileError]]
     return entries, unread
 
 
-def read_ahead(pool: ThreadPoolExecutor, source: Source, entries: Iterable[Entry]) -> Iterator[File | FileError]:
-    """Read files in order, never more than `LOOK_AHEAD` beyond what was taken."""
-    waiting: deque[Future[File | FileError]] = deque()
-    for entry in entries:
-        waiting.append(pool.submit(read, source, entry))
+def ahead(pool: ThreadPoolExecutor, work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+    """What work makes of items, in order, never more than `LOOK_AHEAD` beyond what was taken."""
+    waiting: deque[Future[R]] = deque()
+    for item in items:
+        waiting.append(pool.submit(work, item))
         if len(waiting) == LOOK_AHEAD:
             yield waiting.popleft().result()
     while waiting:

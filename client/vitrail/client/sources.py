@@ -3,12 +3,14 @@
 A file is known by its id: its path below there, with "/" between the parts. What is hidden is left out.
 """
 
+import errno
 import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, NamedTuple, Protocol
 
+from vitrail.client.batches import MESSAGE_LIMIT
 from vitrail.client.models import FileError
 from vitrail.rpc.errors import InvalidArgument
 
@@ -69,7 +71,12 @@ class Folder:
         yield from (FileError(printable(error.filename), error.strerror or str(error)) for error in errors)
 
     def read(self, id: str) -> bytes:
-        return (self._root / id).read_bytes()
+        """See `Source.read`. What no message could hold is not loaded."""
+        path = self._root / id
+        size = path.stat().st_size
+        if size > MESSAGE_LIMIT:
+            raise OSError(errno.EFBIG, f"{size:,} bytes, and a message holds {MESSAGE_LIMIT:,}")
+        return path.read_bytes()
 
     def uri(self, id: str) -> str:
         return (self._root / id).absolute().as_uri()

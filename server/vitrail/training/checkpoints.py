@@ -1,15 +1,13 @@
-"""Where a run stands, on disk: a file is complete or not there, and what is in it is data, never code."""
+"""Where a run stands, on disk: what is in the file is data, never code."""
 
 import io
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from vitrail.client import InvalidArgument
+from vitrail.training.replacing import replacing
 
 State = dict[str, Any]
 
@@ -24,25 +22,6 @@ def write(path: Path, state: State) -> None:
     torch.save(state, made)
     with replacing(path) as partial:
         partial.write_bytes(made.getbuffer())
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Gives the path of a file beside, which then takes the place of the file that is there.
-
-    Raises:
-        OSError: It cannot be written, as on a full disk; the file stays what it was.
-    """
-    partial = path.with_name(f"{path.name}.partial")
-    try:
-        yield partial
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        kept = "; the one before is kept" if path.exists() else ""
-        raise OSError(error.errno, f"{path} cannot be written: {error.strerror}{kept}") from error
 
 
 def read(path: Path) -> State | None:

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -10,12 +10,12 @@ from typing import NamedTuple
 import numpy as np
 
 from vitrail.client import FileError, InvalidArgument
-from vitrail.server.embedders.base import Embedder, Replicated
+from vitrail.server.embedders.base import Embedder
 from vitrail.server.embedders.exportable import exportable
-from vitrail.server.embedders.network import Floats, Pixels
+from vitrail.server.embedders.network import Pixels
 from vitrail.training.photos import Photos
 from vitrail.training.ranking import evaluate
-from vitrail.training.vectors import Vectors, pixels_of
+from vitrail.training.vectors import Vectors, pixels_of, workers_of
 
 TIMED = 32
 """Photos of a turn."""
@@ -37,13 +37,6 @@ def quality(embedder: Embedder, queries: Vectors, gallery: Vectors) -> Quality:
     return Quality(*(measures.mean(name) for name in ("P@10", "AP", "hit@1")))
 
 
-def cosines(some: Floats, others: Floats) -> Floats:
-    """Of each row with that of the same place."""
-    lengths = np.linalg.norm(some, axis=1) * np.linalg.norm(others, axis=1)
-    found: Floats = np.einsum("nd,nd->n", some, others) / np.maximum(lengths, np.finfo(np.float32).tiny)
-    return found
-
-
 def size(name: str) -> int:
     """Bytes of an embedder: of its file, or else of its tensors."""
     kind, _, path = name.partition(":")
@@ -54,7 +47,7 @@ def size(name: str) -> int:
 
 def rates(embedders: Sequence[Embedder], photos: Photos) -> list[float]:
     """Photos a second that each embeds, decoded before, as a server does it on this machine: the best of some turns."""
-    loads = [(_workers(embedder), some_pixels(embedder, photos, TIMED)) for embedder in embedders]
+    loads = [(workers_of(embedder), some_pixels(embedder, photos, TIMED)) for embedder in embedders]
     best = [0.0] * len(loads)
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         for turn in range(1 + TURNS):
@@ -80,7 +73,3 @@ def some_pixels(embedder: Embedder, photos: Photos, count: int) -> Pixels:
     if not good:
         raise InvalidArgument(f"none of {len(some):,} photos can be decoded", field="photos")
     return np.stack(good)
-
-
-def _workers(embedder: Embedder) -> Sequence[Callable[[Pixels], Floats]]:
-    return embedder.copies() if isinstance(embedder, Replicated) else [embedder.embed]

@@ -13,13 +13,11 @@ from PIL import Image
 from vitrail.client import Client, FileError, InvalidArgument, StoredRecord, VitrailError
 from vitrail.client.images import encode
 from vitrail.client.sources import source_of
-from vitrail.training.photos import Photo, Photos, Split
+from vitrail.training.photos import FOLDERS, Photo, Photos, Split
 from vitrail.training.vectors import Vectors
 
 LONGEST = 200
 """Bytes of a file's name; file systems end at 255."""
-NAMES: dict[str, Split] = {"train": "train", "val": "validation", "valid": "validation", "test": "test"}
-"""What data sets of torchvision call their splits."""
 
 
 def of_torchvision(name: str, cache: Path, out: Path, shown: Callable[[int], None] = lambda done: None) -> Photos:
@@ -70,8 +68,8 @@ def _splits(parameters: Any) -> Iterator[tuple[Split, dict[str, object]]]:
     if "train" in parameters:
         yield "train", {"train": True, **load}
         yield "test", {"train": False, **load}
-    elif "split" in parameters and parameters["split"].default in NAMES:
-        yield NAMES[parameters["split"].default], load
+    elif "split" in parameters and parameters["split"].default in FOLDERS:
+        yield FOLDERS[parameters["split"].default], load
         if parameters["split"].default != "test":
             yield "test", {"split": "test", **load}
     else:

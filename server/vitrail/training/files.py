@@ -2,15 +2,16 @@
 
 import hashlib
 import os
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from vitrail.client import FileError, InvalidArgument
+from vitrail.client.folder import ahead
 from vitrail.client.sources import Source
 from vitrail.server.decode import ImageLimits, decode, size
 from vitrail.server.embedders.network import Floats
@@ -18,7 +19,6 @@ from vitrail.training.photos import Photo, Photos
 
 TINY = 16
 """Pixels of each side of a photo that is only told from others."""
-AHEAD = 64
 
 
 class Seen(NamedTuple):
@@ -39,22 +39,13 @@ def see(photos: Photos, shown: Callable[[int], None] = lambda done: None) -> tup
     seen: list[Seen] = []
     failed = list(photos.unread)
     with ThreadPoolExecutor(os.cpu_count() or 1) as threads:
-        for done, each in enumerate(_ahead(threads, photos.source, photos.all), 1):
+        for done, each in enumerate(ahead(threads, partial(_see, photos.source), photos.all), 1):
             if isinstance(each, FileError):
                 failed.append(each)
             else:
                 seen.append(each)
             shown(done)
     return seen, failed
-
-
-def _ahead(threads: ThreadPoolExecutor, source: Source, photos: Sequence[Photo]) -> Iterator[Seen | FileError]:
-    waiting: deque[Future[Seen | FileError]] = deque()
-    for photo in photos:
-        waiting.append(threads.submit(_see, source, photo))
-        if len(waiting) == AHEAD:
-            yield waiting.popleft().result()
-    yield from (each.result() for each in waiting)
 
 
 def _see(source: Source, photo: Photo) -> Seen | FileError:

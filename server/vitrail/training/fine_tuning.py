@@ -39,6 +39,7 @@ from vitrail.training.loading import Augmented, Batch, Plan, load
 from vitrail.training.model import Model
 from vitrail.training.photos import Photo, Photos
 from vitrail.training.ranking import evaluate
+from vitrail.training.replacing import replacing
 from vitrail.training.settings import Settings
 from vitrail.training.vectors import embed
 
@@ -279,7 +280,7 @@ class Run:
         events.add_scalar("validation/mAP", epoch.mean_average_precision, self.step)
         events.add_scalar("validation/P@10", epoch.precision_at_10, self.step)
         events.flush()
-        with checkpoints.replacing(self._out / CURVES) as partial:
+        with replacing(self._out / CURVES) as partial:
             partial.write_bytes(picture(self._figures.epochs))
         if self._figures.best is epoch:
             self._export(self.model.exported())
@@ -369,9 +370,9 @@ class Run:
 
     def _export(self, parts: exported.Exported) -> None:
         card = json.dumps(self._card(parts), indent=2)
-        with checkpoints.replacing(self._out / MODEL) as partial:
+        with replacing(self._out / MODEL) as partial:
             exported.save(partial, *parts, card=card)
-        with checkpoints.replacing(self._out / CARD) as partial:
+        with replacing(self._out / CARD) as partial:
             partial.write_text(card)
 
     def _card(self, parts: exported.Exported) -> dict[str, Any]:

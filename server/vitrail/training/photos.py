@@ -17,12 +17,13 @@ from typing import Literal, NamedTuple, cast, get_args
 
 from vitrail.client import FileError, InvalidArgument
 from vitrail.client.sources import Entry, Source, source_of
+from vitrail.training.replacing import replacing
 
 Split = Literal["", "train", "validation", "test"]
 SPLITS: Sequence[Split] = get_args(Split)
 FOLDERS: dict[str, Split] = {"train": "train", "val": "validation", "valid": "validation", "validation": "validation"}
 FOLDERS |= {"test": "test"}
-"""What a folder of a split may be called."""
+"""What a split may be called, as a folder and by torchvision."""
 MANIFEST = "dataset.json"
 """Beside a table; its `photos` says where these lie: a path, from the folder of the table, or what fsspec knows."""
 COLUMNS = ("path", "label", "split", "group")
@@ -111,12 +112,10 @@ def read_table(path: Path) -> list[Photo]:
 
 def write_table(path: Path, photos: Iterable[Photo]) -> None:
     """Write a table that `read_table` reads."""
-    partial = path.with_suffix(".partial")
-    with partial.open("w", newline="", encoding="utf-8") as file:
+    with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file)
         rows.writerow(COLUMNS)
         rows.writerows(photos)
-    partial.replace(path)
 
 
 def _photo(row: dict[str, str | None], where: str) -> Photo:

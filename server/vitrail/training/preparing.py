@@ -19,6 +19,7 @@ from vitrail.training.dataset_page import page
 from vitrail.training.files import Seen, see
 from vitrail.training.findings import Findings, Left, counts, examine, sizes, warnings
 from vitrail.training.photos import MANIFEST, SPLITS, Photo, Photos, write_table
+from vitrail.training.replacing import replacing
 from vitrail.training.splitting import Shares, split
 from vitrail.training.vectors import Vectors, embed
 
@@ -126,8 +127,10 @@ def prepare(
         table = split(table, settings.split or Shares(), settings.seed)
     prepared = Prepared(findings, table, left, warnings(table))
     write_table(out / TABLE, table)
-    _write(out / MANIFEST, json.dumps(_manifest(photos.source, settings, out, prepared), indent=2))
-    _write(out / REPORT, page(f"Photos of {settings.where}", photos.source, findings, table))
+    with replacing(out / MANIFEST) as partial:
+        partial.write_text(json.dumps(_manifest(photos.source, settings, out, prepared), indent=2), "utf-8")
+    with replacing(out / REPORT) as partial:
+        partial.write_text(page(f"Photos of {settings.where}", photos.source, findings, table), "utf-8")
     return prepared
 
 
@@ -191,9 +194,3 @@ def _place(source: Source, out: Path) -> str:
     folder, table = Path(where).resolve(), out.resolve()
     near = folder.is_relative_to(table) or table.is_relative_to(folder)
     return os.path.relpath(folder, table) if near else str(folder)
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_suffix(".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)

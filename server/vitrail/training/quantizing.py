@@ -15,6 +15,7 @@ from vitrail.server.embedders.exported import Exported
 from vitrail.server.embedders.folding import folded
 from vitrail.server.embedders.network import Pixels, pooled
 from vitrail.server.embedders.onnx import NORMALISE, PREPROCESSING
+from vitrail.training.replacing import replacing
 
 AT_ONCE = 8
 PIXELS, MAPS, VECTORS = "pixels", "maps", "vectors"
@@ -56,9 +57,8 @@ def to_int8(path: Path, parts: Exported, calibration: Pixels) -> None:
     onnx.helper.set_model_props(
         model, {PREPROCESSING: recipe.preprocessing.model_dump_json(), NORMALISE: str(recipe.normalise).lower()}
     )
-    partial = path.with_suffix(".partial")
-    onnx.save(model, partial)
-    partial.replace(path)
+    with replacing(path) as partial:
+        onnx.save(model, partial)
 
 
 class _Backbone(torch.nn.Module):

@@ -34,7 +34,7 @@ class Vectors(NamedTuple):
 
 def embed(embedder: Embedder, photos: Photos, shown: Callable[[int], None] = lambda done: None) -> Vectors:
     """Embed photos; `shown` is told how many are done."""
-    workers = embedder.copies() if isinstance(embedder, Replicated) else [embedder.embed]
+    workers = workers_of(embedder)
     kept: list[Photo] = []
     vectors = [np.empty((0, embedder.dimension), np.float32)]
     failed: list[FileError] = []
@@ -54,6 +54,11 @@ def embed(embedder: Embedder, photos: Photos, shown: Callable[[int], None] = lam
                 vectors += embedding.map(lambda work, part: work(part), workers, parts)
             shown(len(kept) + len(failed))
     return Vectors(kept, np.concatenate(vectors), failed)
+
+
+def workers_of(embedder: Embedder) -> Sequence[Callable[[Pixels], Floats]]:
+    """What embeds pixels uint8 [n, side, side, 3], each for one thread at a time."""
+    return embedder.copies() if isinstance(embedder, Replicated) else [embedder.embed]
 
 
 def pixels_of(embedder: Embedder, source: Source, photo: Photo) -> Pixels | FileError:

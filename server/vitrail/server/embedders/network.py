@@ -204,7 +204,7 @@ class Network:
             vectors[each] = networks[each]._embed(pixels)
 
         trial.run(embed, COMPARING_SECONDS)
-        if not (_cosines(vectors["half"], vectors["full"]) >= TOLERANCE).all():  # as where half overflows to NaN
+        if not (cosines(vectors["half"], vectors["full"]) >= TOLERANCE).all():  # as where half overflows to NaN
             return "full"
         return trial.best if trial.is_over else "half"
 
@@ -291,7 +291,8 @@ def weights_digest(model: "torch.nn.Module") -> str:
     return digest.hexdigest()
 
 
-def _cosines(some: Floats, others: Floats) -> Floats:
+def cosines(some: Floats, others: Floats) -> Floats:
+    """Of each row with that of the same place."""
     lengths: Floats = np.linalg.norm(some, axis=1) * np.linalg.norm(others, axis=1)
     cosines: Floats = (some * others).sum(axis=1) / lengths
     return cosines

@@ -1,15 +1,12 @@
 """An embedder with a projection that was fitted to photos, as a file that `file:` serves (see `exported`)."""
 
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
-from vitrail.server.decode import ImageLimits, decode
 from vitrail.server.embedders import exported
 from vitrail.server.embedders.exportable import exportable
-from vitrail.server.embedders.network import Floats, Pixels, Projection
+from vitrail.server.embedders.network import Floats, Projection
 from vitrail.server.embedders.torch_embedder import TorchEmbedder
 
 
@@ -24,7 +21,7 @@ class Projecting:
         """
         self._parts = exportable(name)
         header, backbone, projection = self._parts
-        self._features = TorchEmbedder(
+        self.features = TorchEmbedder(
             name,
             backbone,
             pooling=header.pooling,
@@ -34,24 +31,7 @@ class Projecting:
             threads=threads,
             precision="full",
         )
-        self._workers = self._features.copies()
-        self._threads = ThreadPoolExecutor(len(self._workers), "embed")
-        self.dimension = self._features.dimension
-        """Components of a feature."""
-
-    def pixels(self, data: bytes) -> Pixels:
-        """A photo as the model sees it, uint8 [side, side, 3].
-
-        Raises:
-            InvalidArgument: It cannot be decoded.
-        """
-        recipe = self._parts.header.preprocessing
-        return recipe.apply(decode(data, ImageLimits(), recipe.target, background=recipe.background))
-
-    def features(self, pixels: Sequence[Pixels]) -> Floats:
-        """Features float32 [n, dimension] of n photos, at least one."""
-        parts = np.array_split(np.stack(pixels), min(len(self._workers), len(pixels)))
-        return np.concatenate(list(self._threads.map(lambda embed, part: embed(part), self._workers, parts)))
+        """What gives the features."""
 
     def save(self, path: Path, features: Floats, dimension: int, *, whiten: bool) -> None:
         """Fit a projection to features [n, c] and write the embedder.
