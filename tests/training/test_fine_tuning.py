@@ -183,12 +183,13 @@ def test_stops_when_it_gets_no_better(folder: Path, tiny: str, tmp_path: Path) -
 
 
 def test_frozen_stages(folder: Path, tiny: str, tmp_path: Path) -> None:
-    """Neither weights nor statistics of them move; those of later stages do."""
+    """Their weights do not move, those of later stages do; statistics of norms never."""
     start = exported.read(Path(tiny.removeprefix("file:"))).backbone.model.state_dict()
     found = weights(fine_tune(read_photos(str(folder)), settings(tiny, freeze=2), tmp_path, workers=0))
     moved = {name for name, tensor in start.items() if not torch.equal(tensor, found[f"backbone.{name}"])}
     assert not [name for name in moved if name.startswith(("conv1", "bn1", "layer1"))]
-    assert {"layer2.0.conv1.weight", "layer2.0.bn1.running_mean"} <= moved
+    assert not [name for name in moved if "running_" in name]
+    assert {"layer2.0.conv1.weight", "layer2.0.bn1.weight"} <= moved
 
 
 def test_a_loss_that_is_no_number(folder: Path, tiny: str, tmp_path: Path) -> None:
@@ -232,5 +233,5 @@ def test_a_teacher(folder: Path, tiny: str, tmp_path: Path) -> None:
     alone = fine_tune(read_photos(str(folder)), settings(tiny, epochs=1), tmp_path / "alone", workers=0)
     assert (taught.epochs[1].loss or 0) > (alone.epochs[1].loss or 0) > 0
     one, other = weights(taught), weights(alone)
-    assert any(not torch.allclose(tensor, other[name], atol=1e-3) for name, tensor in one.items())
+    assert any(not torch.allclose(tensor, other[name], atol=1e-5) for name, tensor in one.items())
     assert set(one) == set(other)

@@ -1,8 +1,7 @@
 """Forward and backward on all cores of a CPU: each has a part of the batch, and the loss sees all of it.
 
 Threads that share one layer wait for each other between any two, which takes longer than the layers of a small model
-(see `Network`). So each thread has a model of its own that shares the weights; what norms count, they count apart, and
-it is averaged after each step: who is faster makes no difference.
+(see `Network`). So each thread has modules of its own over the same weights.
 """
 
 import copy
@@ -14,7 +13,7 @@ import torch
 from vitrail.training.model import Model
 
 LEAST_PART = 8
-"""Photos: norms over fewer would teach noise."""
+"""Photos that are worth a thread; not measured."""
 
 
 class Cores:
@@ -32,34 +31,25 @@ class Cores:
         self._device = model.mean.device.type
         self._half = half
         count = min(threads, max(1, batch // LEAST_PART)) if self._device == "cpu" else 1
-        weights = {id(parameter): parameter for parameter in model.parameters()}
-        self._models = [model, *(copy.deepcopy(model, dict(weights)) for _ in range(count - 1))]
+        shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+        self._models = [model, *(copy.deepcopy(model, dict(shared)) for _ in range(count - 1))]
         self._learnt = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self._pool = ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(threads // count,))
 
     def train(self) -> None:
         """Begin to learn, from what the model is now."""
         for model in self._models:
-            model.load_state_dict(self._models[0].state_dict())
             model.train()
 
     def forward(self, pixels: torch.Tensor) -> Sequence[torch.Tensor]:
-        """Vectors of uint8 [n, side, side, 3], n at least 2, in parts."""
-        parts = pixels.chunk(min(len(self._models), len(pixels) // 2))
-        return list(self._pool.map(self._forward, self._models, parts))
+        """Vectors of uint8 [n, side, side, 3], in parts."""
+        return list(self._pool.map(self._forward, self._models, pixels.chunk(len(self._models))))
 
     def backward(self, parts: Sequence[torch.Tensor], gradient: torch.Tensor) -> None:
         """Set the gradients of the weights, from that of the vectors [n, d]."""
         gradients = self._pool.map(self._backward, parts, torch.split(gradient, [len(part) for part in parts]))
         for parameter, *each in zip(self._learnt, *gradients, strict=True):
             parameter.grad = torch.stack(each).sum(0) if len(each) > 1 else each[0]
-        counted = [dict(model.named_buffers()) for model in self._models[: len(parts)]]
-        for name, buffer in counted[0].items():
-            if buffer.is_floating_point():
-                buffer.copy_(torch.stack([each[name] for each in counted]).mean(0))
-        for model in self._models[1:]:
-            for name, buffer in model.named_buffers():
-                buffer.copy_(counted[0][name])
 
     def _forward(self, model: Model, pixels: torch.Tensor) -> torch.Tensor:
         with torch.autocast(self._device, self._half or torch.float32, enabled=self._half is not None):

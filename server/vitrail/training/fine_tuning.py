@@ -41,7 +41,7 @@ from vitrail.training.photos import Photo, Photos
 from vitrail.training.ranking import evaluate
 from vitrail.training.replacing import replacing
 from vitrail.training.settings import Settings
-from vitrail.training.vectors import embed
+from vitrail.training.vectors import Vectors, embed
 
 CHECKPOINT, MODEL, CARD, CURVES, EVENTS = "checkpoint.pt", "model.safetensors", "card.json", "curves.png", "events"
 CHECKPOINT_SECONDS = 60.0
@@ -199,6 +199,7 @@ class Run:
         batches = load(self.augmented(), self.plan.after(self.step, self._settings.epochs), workers)
         with SummaryWriter(str(self._out / EVENTS), purge_step=self.step) as events:
             if not self._figures.epochs:
+                self._begin_loss()
                 self._end_epoch(events, told)
             while not self.is_over:
                 self._epoch(batches, events, progress)
@@ -264,7 +265,7 @@ class Run:
                 start = time.monotonic()
                 batch = next(batches)
                 figures.failed |= {each.path: each.message for each in batch.failed}
-                if len(batch.photos) > 1:  # a norm over one photo is none
+                if batch.photos:
                     figures.losses.append(self.learn(batch))
                     events.add_scalar("loss", figures.losses[-1], self.step)
                 self.step += 1
@@ -273,6 +274,14 @@ class Run:
                 show((self.step - number * self.plan.steps) * self._settings.batch)
                 if time.monotonic() - self._saved >= self._checkpoint_seconds:
                     self._save()
+
+    def _begin_loss(self) -> None:
+        """From what the model sees in the photos before it learns from them."""
+        if self._settings.loss in losses.OF_PAIRS:
+            return
+        found = self._embedded(self._data.train)
+        numbers = np.array([self._numbers[photo.label] for photo in found.photos], np.int64)
+        losses.begin(self._loss.labels, found.vectors, numbers)
 
     def _end_epoch(self, events: SummaryWriter, told: Callable[[Epoch], None]) -> None:
         epoch = self._figures.end_epoch(float(self._schedule.get_last_lr()[0]), self._validate())
@@ -289,10 +298,15 @@ class Run:
 
     def _validate(self) -> tuple[float, float]:
         """The mean AP and P@10 of the validation split, each of its photos searching the others."""
-        found = embed(self._embedder(self.model.exported()), self._data.validation)
-        self._figures.failed |= {each.path: each.message for each in found.failed}
+        found = self._embedded(self._data.validation)
         measures = evaluate(found, found).measures
         return measures.mean("AP"), measures.mean("P@10")
+
+    def _embedded(self, photos: Photos) -> Vectors:
+        """By the model as it is now."""
+        found = embed(self._embedder(self.model.exported()), photos)
+        self._figures.failed |= {each.path: each.message for each in found.failed}
+        return found
 
     def _embedder(self, parts: exported.Exported) -> TorchEmbedder:
         """What a server would make of them, from a copy."""

@@ -2,8 +2,11 @@
 
 from collections.abc import Callable
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from pytorch_metric_learning import losses
+from sklearn.covariance import ledoit_wolf
 
 from vitrail.training.settings import Loss
 
@@ -25,3 +28,30 @@ def make(name: Loss, classes: int, dimension: int) -> torch.nn.Module:
         "contrastive": losses.ContrastiveLoss,
     }
     return makers[name]()
+
+
+def begin(loss: torch.nn.Module, vectors: npt.NDArray[np.float32], numbers: npt.NDArray[np.int64]) -> None:
+    """Let a loss that learns a vector for each class begin with those that tell the classes apart as the model is now.
+
+    They are the directions of linear discriminant analysis, (mean of the class - mean of all classes) by the inverse of
+    the covariance within classes, shrunk as Ledoit and Wolf (2004) do. From random ones, the first steps only undo what
+    the backbone knows.
+
+    Args:
+        loss: One of `make`; those of pairs learn nothing, and stay as they are.
+        vectors: Of photos, float32 [n, d].
+        numbers: Of their classes, [n]; classes without a photo keep a random vector.
+    """
+    if isinstance(loss, losses.ProxyAnchorLoss):
+        learnt = loss.proxies
+    elif isinstance(loss, losses.NormalizedSoftmaxLoss | losses.ArcFaceLoss):
+        learnt = loss.W.T
+    else:
+        return
+    present, places = np.unique(numbers, return_inverse=True)
+    means = np.stack([vectors[places == place].mean(0) for place in range(len(present))])
+    covariance, _ = ledoit_wolf(vectors - means[places], assume_centered=True)
+    directions = np.linalg.solve(covariance, (means - means.mean(0)).T).T
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    with torch.no_grad():
+        learnt[torch.from_numpy(present)] = torch.from_numpy(directions).to(learnt)
