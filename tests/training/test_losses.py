@@ -9,7 +9,6 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from vitrail.training import losses
 from vitrail.training.settings import Loss
 
-
 CLASSES, DIMENSION = 4, 6
 
 
