@@ -14,6 +14,7 @@ from tests.client.pictures import photo
 from vitrail.client import InvalidArgument, NotFound, Unavailable
 from vitrail.client.batches import MESSAGE_LIMIT
 from vitrail.client.parts import Part
+from vitrail.client.sources import source_of
 
 
 @pytest.fixture
@@ -220,3 +221,24 @@ async def test_a_file_too_large_to_be_sent_is_not_read(client: Any, folder: Path
     assert [(error.path, error.message) for error in report.failed] == [
         (str(folder / "huge.png"), f"1,099,511,627,776 bytes, and a message holds {MESSAGE_LIMIT:,}")
     ]
+
+
+def test_no_more_than_a_message_is_loaded_of_an_object(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A table may name any object of a bucket."""
+    monkeypatch.setattr("vitrail.client.sources.MESSAGE_LIMIT", 9)
+    store = fsspec.filesystem("memory")
+    place = uuid4().hex
+    store.pipe({f"/{place}/fits.jpg": b"123456789", f"/{place}/larger.jpg": b"1234567890" * 9})
+    loaded = []
+    read = type(store).cat_file
+
+    def counted(*args: Any, **options: Any) -> Any:
+        loaded.append(len(read(*args, **options)))
+        return read(*args, **options)
+
+    monkeypatch.setattr(type(store), "cat_file", counted)
+    source = source_of(f"memory://{place}")
+    assert source.read("fits.jpg") == b"123456789"
+    with pytest.raises(OSError, match="a message holds 9 bytes"):
+        source.read("larger.jpg")
+    assert loaded == [9, 10]

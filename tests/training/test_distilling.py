@@ -9,6 +9,7 @@ from vitrail.server.embedders import exported
 from vitrail.server.embedders.exported import Exported
 from vitrail.server.embedders.hub import timm_model
 from vitrail.server.embedders.network import CPU
+from vitrail.training.cores import Cores
 from vitrail.training.distilling import WEIGHT, Objective, Teacher
 from vitrail.training.model import Model
 
@@ -24,6 +25,12 @@ def tiny(seed: int, side: int, dimension: int | None = None) -> Exported:
     return Exported(header, backbone, projection)
 
 
+def teaching(parts: Exported, dimension: int) -> Teacher:
+    """With two threads, for students of a dimension."""
+    model = Model(parts).eval().requires_grad_(False)
+    return Teacher(Cores(model, 16, 2, None), parts.header.preprocessing.crop, dimension, CPU)
+
+
 def some_pixels(side: int) -> torch.Tensor:
     generator = torch.Generator().manual_seed(3)
     return torch.randint(0, 256, (8, side, side, 3), dtype=torch.uint8, generator=generator)
@@ -33,7 +40,7 @@ def test_a_student_can_learn_its_teachers_vectors() -> None:
     """Of another dimension and another side, too; the teacher stays what it is, and no checkpoint holds it."""
     parts, pixels = tiny(2, 48, dimension=6), some_pixels(32)
     before = {name: tensor.clone() for name, tensor in parts.backbone.model.state_dict().items()}
-    teacher = Teacher(parts, 4, CPU)
+    teacher = teaching(parts, 4)
     assert list(teacher.state_dict()) == ["map.weight"]
     vectors = torch.nn.Parameter(torch.randn((8, 4), generator=torch.Generator().manual_seed(1)))
     optimizer = torch.optim.Adam([vectors, *teacher.parameters()], 0.1)
@@ -54,7 +61,7 @@ def test_what_it_is_told() -> None:
     parts, pixels = tiny(2, 32), some_pixels(32)
     with torch.no_grad():
         right = Model(parts).eval()(pixels)
-    teacher = Teacher(parts, right.shape[1], CPU)
+    teacher = teaching(parts, right.shape[1])
     assert not list(teacher.parameters())
     torch.testing.assert_close(teacher(right, pixels), torch.tensor(0.0), atol=1e-4, rtol=0)
     torch.testing.assert_close(teacher(-right, pixels), torch.tensor(2 * WEIGHT))

@@ -119,10 +119,13 @@ class Bucket:
                     yield Entry(path.removeprefix(self._root).lstrip("/"), info["size"] or 0)
 
     def read(self, id: str) -> bytes:
+        """See `Source.read`. Of what no message could hold, no more than a message is loaded."""
         try:
-            data: bytes = self._store.cat_file(f"{self._root}/{id}")
+            data: bytes = self._store.cat_file(f"{self._root}/{id}", end=MESSAGE_LIMIT + 1)
         except Exception as error:
             raise OSError(_said(error)) from error
+        if len(data) > MESSAGE_LIMIT:
+            raise OSError(errno.EFBIG, f"a message holds {MESSAGE_LIMIT:,} bytes, and it has more")
         return data
 
     def uri(self, id: str) -> str:

@@ -2,8 +2,7 @@
 
 import torch
 
-from vitrail.server.embedders.exported import Exported
-from vitrail.training.model import Model
+from vitrail.training.cores import Cores
 
 WEIGHT = 10.0
 """Beside the loss over labels, which is some ten times a difference of cosines."""
@@ -29,20 +28,18 @@ class Teacher(torch.nn.Module):
     teacher's. The teacher itself is none of this module's state.
     """
 
-    def __init__(self, parts: Exported, dimension: int, device: str, half: torch.dtype | None = None) -> None:
+    def __init__(self, teacher: Cores, side: int, dimension: int, device: str) -> None:
         """Take a teacher.
 
         Args:
-            parts: The embedder.
+            teacher: What it computes with; learns nothing.
+            side: Of the pictures that it sees.
             dimension: Of the student's vectors.
             device: Where both are.
-            half: What it computes in, where that is no full precision.
         """
         super().__init__()
-        self._model = (Model(parts).eval().requires_grad_(False).to(device),)  # a tuple: no part of the state
-        self._half = half
-        self._side = parts.header.preprocessing.crop
-        own = self._vectors(torch.zeros((1, self._side, self._side, 3), dtype=torch.uint8, device=device)).shape[1]
+        self._teacher, self._side = teacher, side
+        own = self._vectors(torch.zeros((1, side, side, 3), dtype=torch.uint8, device=device)).shape[1]
         self.map = torch.nn.Identity() if own == dimension else torch.nn.Linear(dimension, own, bias=False)
         self.to(device)
 
@@ -52,14 +49,10 @@ class Teacher(torch.nn.Module):
         cosines = torch.nn.functional.cosine_similarity(found, self._vectors(pixels))
         return WEIGHT * (1 - cosines).mean()
 
-    @torch.no_grad()
     def _vectors(self, pixels: torch.Tensor) -> torch.Tensor:
         if pixels.shape[1] != self._side:
             images = pixels.permute(0, 3, 1, 2).float()
             size = (self._side, self._side)
             images = torch.nn.functional.interpolate(images, size, mode="bilinear", antialias=True)
             pixels = images.permute(0, 2, 3, 1)
-        (model,) = self._model
-        with torch.autocast(pixels.device.type, self._half or torch.float32, enabled=self._half is not None):
-            found: torch.Tensor = model(pixels)
-        return found
+        return torch.cat(list(self._teacher.forward(pixels)))

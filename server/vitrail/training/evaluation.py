@@ -79,13 +79,16 @@ def offline(
     if not asked:
         raise InvalidArgument(f"no photo is in the split {queries!r}", field="queries")
     runs, failed = [], {error.path: error for error in photos.unread}
-    for name, vectors in embedded(Photos(photos.source, sorted(asked | searched))):
+    made = list(embedded(Photos(photos.source, sorted(asked | searched))))
+    for _, vectors in made:
         failed |= {error.path: error for error in vectors.failed}
-        if not vectors.photos:
-            first = vectors.failed[0]
-            raise InvalidArgument(f"no photo can be read; {first.path}: {first.message}", field="photos")
+    read = set.intersection(*(set(vectors.photos) for _, vectors in made))  # by all models: they have the same task
+    if not read:
+        first = next(iter(failed.values()))
+        raise InvalidArgument(f"no photo can be read; {first.path}: {first.message}", field="photos")
+    for name, vectors in made:
         compared = whitened(vectors) if metric == "mahalanobis" else vectors
-        left, right = chosen(compared, asked), chosen(compared, searched)
+        left, right = chosen(compared, asked & read), chosen(compared, searched & read)
         relevant = None if pairs is None else of_pairs(pairs, left.photos, right.photos)
         kind: Metric = "euclidean" if metric == "mahalanobis" else metric
         runs.append(Run(name, evaluate(left, right, kind, relevant)))

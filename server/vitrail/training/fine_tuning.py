@@ -326,7 +326,10 @@ class Run:
         labels = losses.make(settings.loss, len(self._data.classes), dimension)
         if not settings.teacher:
             return Objective(labels)
-        return Objective(labels, Teacher(exportable(settings.teacher), dimension, self._device, self._half))
+        parts = exportable(settings.teacher)
+        model = Model(parts).eval().requires_grad_(False).to(self._device)
+        cores = Cores(model, settings.batch, self._threads, self._half)
+        return Objective(labels, Teacher(cores, parts.header.preprocessing.crop, dimension, self._device))
 
     def _dimension(self) -> int:
         side = self._parts.header.preprocessing.crop
