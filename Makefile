@@ -16,6 +16,7 @@ test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest
 
 test-long: $(VENV)/installed-dev
+	$(BIN)/python -m pytest -m long
 	$(BIN)/python -m tests.long.faults --out docs/faults.md $(ARGS)
 
 stand: $(VENV)/installed-dev

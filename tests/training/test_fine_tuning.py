@@ -145,7 +145,14 @@ fine_tuning.fine_tune(read_photos(folder), settings, Path(out), workers=0, check
 """
 
 
-@pytest.mark.parametrize("last", [1, 3, 4], ids=["first-epoch", "first-of-the-second", "second-epoch"])
+@pytest.mark.parametrize(
+    "last",
+    [
+        pytest.param(1, id="first-epoch", marks=pytest.mark.long),
+        pytest.param(3, id="first-of-the-second", marks=pytest.mark.long),
+        pytest.param(4, id="second-epoch"),
+    ],
+)
 def test_goes_on_after_a_kill(folder: Path, tiny: str, tmp_path: Path, last: int) -> None:
     """Killed in the middle of an epoch and begun again, it comes to the same weights within 1e-6, and figures."""
     own = settings(tiny, augmentation="strong")

@@ -40,3 +40,14 @@ def test_losses_of_pairs_have_nothing_to_begin_with() -> None:
     loss = losses.make("triplet", CLASSES, DIMENSION)
     losses.begin(loss, np.ones((2, DIMENSION), np.float32), np.arange(2))
     assert not list(loss.parameters())
+
+
+@pytest.mark.parametrize(
+    "vectors",
+    [np.eye(DIMENSION)[:3], np.eye(DIMENSION)[[0, 0, 0]], np.eye(DIMENSION)[[0, 1, 2, 3]]],
+    ids=["one-photo-each", "all-the-same", "one-pair"],
+)
+def test_begin_with_hardly_any_photos(vectors: npt.NDArray[np.float32]) -> None:
+    loss = losses.make("proxy-anchor", CLASSES, DIMENSION)
+    losses.begin(loss, vectors.astype(np.float32), np.array([0, 1, 2, 2][: len(vectors)]))
+    assert np.isfinite(learnt(loss)).all()

@@ -13,6 +13,9 @@ from vitrail.training.settings import Loss
 OF_PAIRS: frozenset[Loss] = frozenset({"triplet", "contrastive"})
 """Those that compare photos of a batch with each other: a batch must have several of a class."""
 
+LEAST_VARIANCE = 1e-3
+"""Of a direction, beside the mean of all."""
+
 
 def make(name: Loss, classes: int, dimension: int) -> torch.nn.Module:
     """A loss of vectors [n, dimension] and the numbers of their classes [n]; its parameters are learnt with the model.
@@ -51,7 +54,9 @@ def begin(loss: torch.nn.Module, vectors: npt.NDArray[np.float32], numbers: npt.
     present, places = np.unique(numbers, return_inverse=True)
     means = np.stack([vectors[places == place].mean(0) for place in range(len(present))])
     covariance, _ = ledoit_wolf(vectors - means[places], assume_centered=True)
+    # Too few photos, or alike, leave directions without any variance.
+    covariance += np.eye(len(covariance)) * (LEAST_VARIANCE * np.trace(covariance) / len(covariance) or 1.0)
     directions = np.linalg.solve(covariance, (means - means.mean(0)).T).T
-    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    directions /= np.maximum(np.linalg.norm(directions, axis=1, keepdims=True), 1e-12)
     with torch.no_grad():
         learnt[torch.from_numpy(present)] = torch.from_numpy(directions).to(learnt)
