@@ -24,7 +24,8 @@ from vitrail.rpc.process import keep_memory
 from vitrail.server.decode import ImageLimits, decode
 from vitrail.training.augmentation import Augmentation
 from vitrail.training.curves import Epoch
-from vitrail.training.fine_tuning import Data, Run, fine_tune
+from vitrail.training.data import Data
+from vitrail.training.fine_tuning import Run, fine_tune
 from vitrail.training.loading import Batch
 from vitrail.training.photos import Photo, Photos, read_photos
 from vitrail.training.settings import Settings
