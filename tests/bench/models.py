@@ -25,6 +25,7 @@ from vitrail.training.photos import Photos, read_photos
 from vitrail.training.vectors import embed
 
 DIMENSION = 128
+SHORT = 64
 SMALL = f"{EfficientNetLite0.name}?side=160"
 COLUMNS = ("", "P@10", "mAP", "R@1", "images/s", "bytes")
 
@@ -49,6 +50,8 @@ def models(folder: Path, work: Path) -> Iterator[Model]:
         work / "both.safetensors", "project", folder / "train", *of_tuned, "--dimension", DIMENSION, "--whiten"
     )
     yield Model(f"fine-tuned, whitened, {DIMENSION} dimensions", f"file:{white}")
+    short = _made(work / "short.safetensors", "project", folder, *of_tuned, "--dimension", SHORT)
+    yield Model(f"fine-tuned, {SHORT} dimensions", f"file:{short}")
     half = _made(work / "half.safetensors", "quantize", folder, *of_tuned)
     yield Model("fine-tuned, half precision", f"file:{half}")
     int8 = _made(work / "int8.onnx", "quantize", folder, *of_tuned)

@@ -1,5 +1,6 @@
 """`vitrail project`: from a folder of photos to an embedder that a server takes at once."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -56,6 +57,18 @@ def test_a_file_is_projected_once_more(folder: Path, tmp_path: Path) -> None:
     np.testing.assert_allclose(np.cov(after.T), np.eye(4), atol=1e-2)
     shared = np.linalg.lstsq(before, after)[0]
     np.testing.assert_allclose(before @ shared, after, atol=1e-2)
+
+
+def test_photos_that_measure_are_not_fitted_to(folder: Path, tmp_path: Path) -> None:
+    """Of a table with splits, train alone."""
+    table, out = tmp_path / "photos.csv", tmp_path / "model.safetensors"
+    names = sorted(path.name for path in folder.iterdir() if path.name != "broken.jpg")
+    rows = [f"{name},thing,{split}" for name, split in zip(names, ["train"] * 4 + ["test"] * 4, strict=False)]
+    table.write_text("\n".join(["path,label,split", *rows]))
+    (tmp_path / "dataset.json").write_text(json.dumps({"photos": str(folder)}))
+    said = CliRunner().invoke(app, ["project", str(table), "--dimension", "3", "--out", str(out), "--json"])
+    assert said.exit_code == 0, said.output
+    assert json.loads(said.stdout)["photos"] == 4
 
 
 @pytest.mark.parametrize(

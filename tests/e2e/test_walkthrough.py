@@ -35,7 +35,7 @@ def test_the_walkthrough(tmp_path: Path) -> None:
     said = walk(tmp_path, QUICK)
     with (tmp_path / "data" / "photos.csv").open() as table:
         assert {row["split"] for row in csv.DictReader(table)} == {"train", "validation", "test"}
-    for made in ("data/report.html", "run/model.safetensors", "run/curves.png", "evaluation.html", "white.safetensors"):
+    for made in ("data/report.html", "run/model.safetensors", "run/curves.png", "evaluation.html", "short.safetensors"):
         assert (tmp_path / made).stat().st_size > 1000
     serving = [serves(each) for each in said if each.command.startswith("vitrail versions")]
     assert serving == ["1", "2", "1"]

@@ -27,7 +27,8 @@ def project(
     """Fit an embedder's principal components to photos; asks no server.
 
     A server embeds with the file at once: VITRAIL_EMBEDDERS=file:model.safetensors. Photos that cannot be decoded are
-    listed and left out. Of a folder with more than 20,000 photos so many from all over it are taken.
+    listed and left out. Of photos that have splits those of train are taken, and of more than 20,000 so many from all
+    over them.
     """
     if out.exists():
         fail(f"{out} exists already")
@@ -45,6 +46,8 @@ def project(
         every = read_photos(photos)
     except InvalidArgument as error:
         fail(str(error))
+    if any(photo.split for photo in every.all):
+        every = every.of("train")
     some = Photos(every.source, every.all[:: -(-len(every.all) // MOST_PHOTOS) or 1])
     if len(some.all) < dimension:
         fail(f"{len(some.all):,} photos are too few for {dimension:,} dimensions: each needs one at least")
