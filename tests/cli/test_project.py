@@ -63,7 +63,7 @@ def test_photos_that_measure_are_not_fitted_to(folder: Path, tmp_path: Path) -> 
     """Of a table with splits, train alone."""
     table, out = tmp_path / "photos.csv", tmp_path / "model.safetensors"
     names = sorted(path.name for path in folder.iterdir() if path.name != "broken.jpg")
-    rows = [f"{name},thing,{split}" for name, split in zip(names, ["train"] * 4 + ["test"] * 4, strict=False)]
+    rows = [f"{name},thing,{split}" for name, split in zip(names, ["train"] * 4 + ["test"] * 4, strict=True)]
     table.write_text("\n".join(["path,label,split", *rows]))
     (tmp_path / "dataset.json").write_text(json.dumps({"photos": str(folder)}))
     said = CliRunner().invoke(app, ["project", str(table), "--dimension", "3", "--out", str(out), "--json"])

@@ -228,6 +228,13 @@ def test_photos_that_teach_nothing(tiny: str, tmp_path: Path, photos: list[str],
     assert not (tmp_path / "out").exists()
 
 
+def test_photos_that_cannot_be_read(tiny: str, tmp_path: Path) -> None:
+    """None of the train split: nothing can be learned, and it says why."""
+    photos = [f"{split}/{label}/{name}.jpg" for split in ("train", "validation") for label in "ab" for name in "cd"]
+    with pytest.raises(InvalidArgument, match=r"no photo of the train split can be read; .*train/a/c\.jpg: "):
+        fine_tune(read_photos(str(labelled(tmp_path / "photos", photos))), settings(tiny), tmp_path / "out")
+
+
 def test_too_many_stages(folder: Path, tiny: str, tmp_path: Path) -> None:
     with pytest.raises(InvalidArgument, match="of 5 stages 5 cannot be frozen"):
         fine_tune(read_photos(str(folder)), settings(tiny, freeze=5), tmp_path / "out")

@@ -36,12 +36,6 @@ def test_begin_as_discriminants(name: Loss) -> None:
     np.testing.assert_array_equal(learnt(loss)[2], before[2])
 
 
-def test_losses_of_pairs_have_nothing_to_begin_with() -> None:
-    loss = losses.make("triplet", CLASSES, DIMENSION)
-    losses.begin(loss, np.ones((2, DIMENSION), np.float32), np.arange(2))
-    assert not list(loss.parameters())
-
-
 @pytest.mark.parametrize(
     "vectors",
     [np.eye(DIMENSION)[:3], np.eye(DIMENSION)[[0, 0, 0]], np.eye(DIMENSION)[[0, 1, 2, 3]]],

@@ -243,10 +243,13 @@ class Run:
                     self._save()
 
     def _begin_loss(self) -> None:
-        """From what the model sees in the photos before it learns from them."""
+        """From what the model sees in the photos before it learns from them; those of pairs learn nothing."""
         if self._settings.loss in losses.OF_PAIRS:
             return
         found = self._embedded(self._data.train)
+        if not found.photos:
+            path, why = found.failed[0].path, found.failed[0].message
+            raise InvalidArgument(f"no photo of the train split can be read; {path}: {why}", field="photos")
         numbers = np.array([self._numbers[photo.label] for photo in found.photos], np.int64)
         losses.begin(self._loss.labels, found.vectors, numbers)
 

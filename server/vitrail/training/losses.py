@@ -1,6 +1,7 @@
 """The losses, by pytorch-metric-learning: from vectors and classes to what is to be made smaller."""
 
 from collections.abc import Callable
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -41,16 +42,11 @@ def begin(loss: torch.nn.Module, vectors: npt.NDArray[np.float32], numbers: npt.
     the backbone knows.
 
     Args:
-        loss: One of `make`; those of pairs learn nothing, and stay as they are.
-        vectors: Of photos, float32 [n, d].
+        loss: One of `make`, but none of pairs, which learn nothing.
+        vectors: Of photos, float32 [n, d], n at least 1.
         numbers: Of their classes, [n]; classes without a photo keep a random vector.
     """
-    if isinstance(loss, losses.ProxyAnchorLoss):
-        learnt = loss.proxies
-    elif isinstance(loss, losses.NormalizedSoftmaxLoss | losses.ArcFaceLoss):
-        learnt = loss.W.T
-    else:
-        return
+    learnt = loss.proxies if isinstance(loss, losses.ProxyAnchorLoss) else cast("torch.Tensor", loss.W).T
     present, places = np.unique(numbers, return_inverse=True)
     means = np.stack([vectors[places == place].mean(0) for place in range(len(present))])
     covariance, _ = ledoit_wolf(vectors - means[places], assume_centered=True)
